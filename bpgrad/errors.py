@@ -1,8 +1,10 @@
-"""The errors a user can cause or meet: each message is one line that says what, where and how to mend.
+"""The errors a user can cause or meet: one line each that says what, where and how to mend.
 
 Entry points print the message on stderr and exit with `exit_code`; everything else is a bug and
 keeps its traceback.
 """
+
+import signal
 
 
 class BPGradError(Exception):
@@ -33,7 +35,12 @@ class Diverged(BPGradError):
     exit_code = 3
 
 
-class Interrupted(BPGradError):
-    """A signal ended the run; it can be resumed by the same command."""
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run; the same command resumes it.
 
-    exit_code = 130
+    Not a BPGradError: like KeyboardInterrupt it ends a sweep too, instead of its current run only.
+    """
+
+    def __init__(self, signal_number: int, message: str = "") -> None:
+        super().__init__(message or f"stopped by {signal.Signals(signal_number).name}")
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,57 @@
+"""The order of the images and the mirror coins: functions of seed and epoch, and of nothing else.
+
+Neither solver nor device, world size or resume point enters, so that all solvers of one seed see
+the same batches (reference §0). Generators live on the CPU; numpy's SeedSequence mixes the numbers,
+so that neighbouring seeds and epochs share nothing.
+"""
+
+import hashlib
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Phase = Literal["train", "val"]
+
+# The streams of one epoch. SeedSequence reads a missing word as 0, so `order` is [seed, epoch].
+_ORDER = 0
+_MIRROR: dict[Phase, int] = {"train": 1, "val": 2}
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """A CPU generator at the start of the stream that orders epoch `epoch` of seed `seed`.
+
+    Raises:
+        ValueError: `seed` or `epoch` is not in [0, 2³²).
+    """
+    return _generator(seed, epoch, _ORDER)
+
+
+def train_order(n: int, seed: int, epoch: int) -> Tensor:
+    """The permutation (n,), int64, in which epoch `epoch` visits the n training images."""
+    return torch.randperm(n, generator=epoch_generator(seed, epoch))
+
+
+def mirror_coins(batches: int, seed: int, epoch: int, phase: Phase) -> Tensor:
+    """One fair coin a batch, bool (batches,): whether the whole batch is mirrored (reference §2).
+
+    Training and validation batches have streams of their own, so that the number of batches of one
+    phase cannot change the coins of the other.
+    """
+    generator = _generator(seed, epoch, _MIRROR[phase])
+    return torch.randint(2, (batches,), generator=generator).bool()
+
+
+def order_digest(order: Tensor) -> str:
+    """The sha256, in hex, of an order (n,) as little-endian int64 bytes."""
+    return hashlib.sha256(order.cpu().numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def _generator(seed: int, epoch: int, stream: int) -> torch.Generator:
+    # Larger numbers would spill into the next word, and two different triples could coincide.
+    for name, value in (("seed", seed), ("epoch", epoch)):
+        if not 0 <= value < 2**32:
+            raise ValueError(f"{name}={value}: expected an integer from 0 to 2**32 - 1")
+    (mixed,) = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed))

@@ -1,0 +1,110 @@
+"""What BPGrad and Eve share: a step that is given the loss, and scalars that stay on the device."""
+
+import math
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+Loss = Tensor | float
+Closure = Callable[[], Loss]
+
+
+def buckets(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
+    """Split parallel lists by device and dtype of the first; of a DTensor, take the local part.
+
+    The multi-tensor kernels are fast on lists of one device and dtype only, and a 0-dim factor has
+    to lie on the device of the tensors that it multiplies.
+    """
+    keys = [(tensor.device, tensor.dtype) for tensor in lists[0]]
+    kinds = set(keys)
+    if len(kinds) == 1:
+        yield tuple([_local(tensor) for tensor in column] for column in lists)
+        return
+    for kind in kinds:
+        yield tuple(
+            [_local(tensor) for tensor, key in zip(column, keys, strict=True) if key == kind]
+            for column in lists
+        )
+
+
+def _local(tensor: Tensor) -> Tensor:
+    if type(tensor) in (Tensor, Parameter):  # hasattr alone costs a raised exception
+        return tensor
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def check_group(group: dict[str, Any]) -> None:
+    """Refuse a learning rate or weight decay that is negative, infinite or NaN.
+
+    Raises:
+        ValueError: naming the value, in the words of ``torch.optim``.
+    """
+    lr, weight_decay = group["lr"], group["weight_decay"]
+    if isinstance(lr, Tensor) and lr.dim() != 0:
+        raise ValueError(f"Tensor lr must be 0-dim, but has shape {tuple(lr.shape)}")
+    if not 0.0 <= lr < math.inf:
+        raise ValueError(f"Invalid learning rate: {lr}")
+    if not 0.0 <= weight_decay < math.inf:
+        raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+
+
+class LossAwareOptimizer(Optimizer):
+    """Base of the optimizers whose step depends on the value of the loss.
+
+    Their scalars are 0-dim tensors in ``param_groups`` (what is global lies in the first group), so
+    that ``state_dict``, ``deepcopy`` and pickling carry them and no step reads one on the host.
+    """
+
+    #: Names of the 0-dim tensors that a group may hold; the first group holds "step".
+    _scalars: frozenset[str]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; later steps do not write into ``state_dict``, as torch's own would."""
+        super().load_state_dict(deepcopy(state_dict))
+
+    def _new_scalar(self, value: float, dtype: torch.dtype | None = None) -> Tensor:
+        """A 0-dim tensor beside the first parameter: float64 (float32 on MPS, which lacks it)."""
+        device = self.param_groups[0]["params"][0].device
+        if dtype is None:
+            dtype = torch.float32 if device.type == "mps" else torch.float64
+        return torch.full((), value, dtype=dtype, device=device)
+
+    def _place_scalars(self) -> None:
+        """Follow parameters that were moved, or a state that was loaded from another device."""
+        device = self.param_groups[0]["params"][0].device
+        if self.param_groups[0]["step"].device == device:
+            return
+        for group in self.param_groups:
+            for name in self._scalars & group.keys():
+                group[name] = group[name].to(device)
+
+    def _evaluate(
+        self, closure: Closure | None, loss: Loss | None, like: Tensor
+    ) -> tuple[Loss, Tensor]:
+        """Return the loss as it was given, and as a tensor with dtype and device of ``like``.
+
+        Raises:
+            ValueError: if not exactly one of the two is given, or if the loss is not 0-dim or lies
+                on another device.
+            TypeError: if the loss is neither a tensor nor a number.
+        """
+        if (closure is None) == (loss is None):
+            raise ValueError("step() needs exactly one of closure and loss=")
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if isinstance(loss, Tensor):
+            if loss.dim() != 0:
+                raise ValueError(f"Expected a 0-dim loss, but got shape {tuple(loss.shape)}")
+            if loss.device != like.device:
+                raise ValueError(f"Expected loss on {like.device}, but got one on {loss.device}")
+            return loss, loss.to(like.dtype)
+        if isinstance(loss, Real):
+            return float(loss), torch.full_like(like, float(loss))
+        raise TypeError(f"Expected loss to be a 0-dim tensor or a float, but got {type(loss)}")

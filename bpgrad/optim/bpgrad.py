@@ -1,0 +1,425 @@
+"""The BPGrad solver: branch and pruning reduced to one adaptive step length (Eq. 12, Alg. 2)."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from bpgrad.optim._loss_aware import Closure, Loss, LossAwareOptimizer, buckets, check_group
+
+GLOBAL_OPTIONS = ("rho", "variant", "on_zero_gradient", "foreach", "fused")
+
+
+class BPGrad(LossAwareOptimizer):
+    r"""Steps as long as an L-Lipschitz loss needs at least to fall to its estimated minimum.
+
+    With the loss ``f``, its gradient ``g`` and one norm over all parameters of all groups:
+
+    .. math::
+        f_{min} &← \min(f_{min}, f), \qquad η = lr · \max(f − ρ f_{min}, 0) / L \\
+        \text{paper:}\quad    v &← μ v − η (g + λw) / ‖g + λw‖, \qquad w ← w + v \\
+        \text{released:}\quad v &← μ v − (g + λw) / ‖g‖, \qquad\qquad w ← w + η v
+
+    ``paper`` is Alg. 2 of the CVPR 2018 paper, ``released`` the authors' code of 2020 (reference
+    section 4), which scales the whole velocity by the current η and leaves the weight decay out of
+    the norm. For ``f ≥ 0`` and ``lr = 1``, ``(1 − ρ) f / L ≤ η ≤ f / L``.
+
+    Each step is given the loss whose gradient lies in the parameters' ``.grad``::
+
+        loss.backward()
+        optimizer.step(loss=loss)
+
+    Nothing is read back to the host, and no Python branch depends on a tensor, so special cases are
+    masked on the device:
+
+    * loss or gradient NaN or infinite: nothing changes but ``skipped_steps``;
+    * negative loss: ``f_min`` keeps it, η is at least 0, ``negative_losses`` counts it;
+    * norm zero: the normalised gradient is 0 (``"skip"``: the remaining velocity still moves the
+      parameters, in ``released`` too) or a random unit vector (``"random"``, as in the paper).
+
+    Norms are accumulated in float64, and all scalars are float64 or int64 tensors in the parameter
+    groups: ``state_dict`` carries them, ``step_size`` in each group, the global ones in the first.
+    ``state[p]["momentum_buffer"]`` is the velocity v. Parameters without a gradient are left alone.
+
+    Args:
+        params: tensors, or dicts that define groups; a group can have its own ``lr``,
+            ``weight_decay``, ``momentum`` and ``lipschitz``, hence its own η.
+        lipschitz: L > 0, the Lipschitz constant of the loss, in units of loss per unit of length.
+        rho: ρ in [0, 1); the minimum is estimated as ρ times the smallest loss seen.
+        momentum: μ in [0, 1).
+        lr: plain multiplier of η, for LR schedulers; a float or a 0-dim tensor.
+        weight_decay: λ ≥ 0, coupled (added to the gradient).
+        variant: ``"paper"`` or ``"released"``.
+        on_zero_gradient: ``"skip"`` or ``"random"``. The latter draws a direction in every step,
+            whether it is used or not; it is a function of ``torch.initial_seed()`` at construction
+            and of the step count, takes nothing from torch's generators and is the same on every
+            device.
+        foreach: True for multi-tensor operations, False for a loop over the parameters.
+        fused: True for torch's fused CPU kernel. None for both: fused where possible, else foreach.
+
+    Raises:
+        ValueError: for a value outside its range, or a group that sets its own global option.
+        RuntimeError: if ``fused`` and ``foreach`` are both True.
+    """
+
+    _scalars = frozenset(
+        ("step_size", "f_min", "grad_norm", "step", "skipped_steps", "negative_losses", "seed")
+    )
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lipschitz: float,
+        *,
+        rho: float = 0.1,
+        momentum: float = 0.9,
+        lr: float | Tensor = 1.0,
+        weight_decay: float = 0.0,
+        variant: str = "paper",
+        on_zero_gradient: str = "skip",
+        foreach: bool | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        if not 0.0 <= rho < 1.0:
+            raise ValueError(f"Invalid rho value: {rho}")
+        if variant not in ("paper", "released"):
+            raise ValueError(f"Invalid variant: {variant!r} (choose 'paper' or 'released')")
+        if on_zero_gradient not in ("skip", "random"):
+            raise ValueError(
+                f"Invalid on_zero_gradient: {on_zero_gradient!r} (choose 'skip' or 'random')"
+            )
+        if fused and foreach:
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        defaults: dict[str, Any] = {
+            "lipschitz": lipschitz,
+            "rho": rho,
+            "momentum": momentum,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "variant": variant,
+            "on_zero_gradient": on_zero_gradient,
+            "foreach": foreach,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+        self.param_groups[0].update(
+            f_min=self._new_scalar(math.inf),
+            grad_norm=self._new_scalar(0.0),
+            step=self._new_scalar(0, torch.int64),
+            skipped_steps=self._new_scalar(0, torch.int64),
+            negative_losses=self._new_scalar(0, torch.int64),
+        )
+        if on_zero_gradient == "random":
+            seed = torch.initial_seed() % 2**63
+            self.param_groups[0]["seed"] = self._new_scalar(seed, torch.int64)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; it shares ρ, ``f_min`` and the norm with the others.
+
+        Raises:
+            ValueError: for a value outside its range, or a global option that differs.
+        """
+        options = {**self.defaults, **param_group}
+        check_group(options)
+        if not 0.0 < options["lipschitz"] < math.inf:
+            raise ValueError(f"Invalid lipschitz value: {options['lipschitz']}")
+        if not 0.0 <= options["momentum"] < 1.0:
+            raise ValueError(f"Invalid momentum value: {options['momentum']}")
+        for name in GLOBAL_OPTIONS:
+            if options[name] != self.defaults[name]:
+                raise ValueError(f"{name} is global: a parameter group cannot have its own")
+        super().add_param_group(param_group)
+        self.param_groups[-1]["step_size"] = self._new_scalar(0.0)
+
+    @property
+    def step_size(self) -> Tensor:
+        """η of the first group at the last step that was taken, 0-dim; 0 before the first."""
+        return self.param_groups[0]["step_size"].clone()
+
+    @property
+    def f_min(self) -> Tensor:
+        """Smallest finite loss seen, 0-dim; infinite before the first step."""
+        return self.param_groups[0]["f_min"].clone()
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """The norm that divides, at the last step that was taken, 0-dim.
+
+        It is ‖g + λw‖ in ``paper`` and ‖g‖ in ``released``.
+        """
+        return self.param_groups[0]["grad_norm"].clone()
+
+    @property
+    def skipped_steps(self) -> Tensor:
+        """Number of steps whose loss or gradient was not finite, 0-dim int64."""
+        return self.param_groups[0]["skipped_steps"].clone()
+
+    @property
+    def negative_losses(self) -> Tensor:
+        """Number of steps taken with a negative loss, where the bounds do not hold, 0-dim int64."""
+        return self.param_groups[0]["negative_losses"].clone()
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self, closure: Closure | None = None, *, loss: Loss | None = None
+    ) -> Loss:
+        """Take one step.
+
+        Args:
+            closure: evaluates the model, computes the gradients and returns the loss.
+            loss: the loss, a 0-dim tensor on the parameters' device or a float; with loss scaling
+                the unscaled one, under data parallelism the mean over the ranks.
+
+        Returns:
+            The loss as given or returned.
+
+        Raises:
+            ValueError: if not exactly one of the two is given, or if the loss is not 0-dim or lies
+                on another device.
+            TypeError: if the loss is neither a tensor nor a number.
+            RuntimeError: for sparse gradients, or if ``fused=True`` cannot be honoured.
+        """
+        self._place_scalars()
+        shared = self.param_groups[0]
+        given, f = self._evaluate(closure, loss, shared["f_min"])
+        paper = shared["variant"] == "paper"
+        loop = shared["foreach"] is False and not shared["fused"]
+
+        params = [_with_gradient(group) for group in self.param_groups]
+        grads = [[p.grad for p in chosen] for chosen in params]
+        directions = [
+            _add_decay(g, p, group["weight_decay"], loop)
+            for group, p, g in zip(self.param_groups, params, grads, strict=True)
+        ]
+        norm = _global_norm(directions if paper else grads, shared["f_min"], loop)
+        divisor = norm.masked_fill(norm == 0.0, math.inf)  # d = 0 where the norm is 0
+        if shared["on_zero_gradient"] == "random":
+            directions, divisor = self._randomize_zero(directions, norm, loop)
+
+        skipped = ~(f.abs() + norm < math.inf)  # a NaN compares as False
+        taken = ~skipped
+        f = f.masked_fill(skipped, math.inf)
+        f_min = shared["f_min"]
+        torch.fmin(f_min, f, out=f_min)
+        gap = f.sub(f_min, alpha=shared["rho"]).clamp_(min=0.0)
+
+        for group, p, d in zip(self.param_groups, params, directions, strict=True):
+            eta = group["step_size"]
+            torch.where(taken, gap * (group["lr"] / group["lipschitz"]), eta, out=eta)
+            self._update(group, p, d, divisor, taken)
+
+        torch.where(taken, norm, shared["grad_norm"], out=shared["grad_norm"])
+        shared["step"].add_(taken)
+        shared["skipped_steps"].add_(skipped)
+        shared["negative_losses"].add_((f < 0.0) & taken)
+        return given
+
+    def _randomize_zero(
+        self, directions: list[list[Tensor]], norm: Tensor, loop: bool
+    ) -> tuple[list[list[Tensor]], Tensor]:
+        """Replace the directions by noise, and the divisor by its norm, where ``norm`` is zero."""
+        shared = self.param_groups[0]
+        zero = norm == 0.0
+        key = _mix(shared["seed"] + shared["step"] * GOLDEN_GAMMA)
+        noise = []
+        for group in directions:
+            noise.append([])
+            for d in group:
+                if hasattr(d, "to_local"):
+                    raise RuntimeError("on_zero_gradient='random' does not support DTensor")
+                key = _mix(key)
+                noise[-1].append(_gaussian_noise(d, key.to(d.device)))
+        divisor = torch.where(zero, _global_norm(noise, norm, loop), norm)
+        chosen = [
+            [torch.where(zero.to(d.device), z, d) for z, d in zip(zs, ds, strict=True)]
+            for zs, ds in zip(noise, directions, strict=True)
+        ]
+        return chosen, divisor
+
+    def _update(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        directions: list[Tensor],
+        divisor: Tensor,
+        taken: Tensor,
+    ) -> None:
+        """Move the velocities and parameters of one group, where ``taken`` holds."""
+        paper = group["variant"] == "paper"
+        eta = group["step_size"]
+        factor = (eta if paper else torch.ones_like(eta)).div(divisor).neg_()
+        # Without decay the directions are the gradients, which must not be written to.
+        multiply = torch._foreach_mul_ if group["weight_decay"] else torch._foreach_mul
+        velocities = [self._velocity(p) for p in params]
+        for w, d, v in buckets(params, directions, velocities):
+            device, dtype = w[0].device, torch.promote_types(w[0].dtype, torch.float32)
+            # Next to a subnormal norm the factor would be infinite in float32.
+            scale = factor.clamp(min=-torch.finfo(dtype).max).to(device, dtype)
+            reach = 1.0 if paper else eta.to(device, dtype)
+            flag, momentum = taken.to(device), group["momentum"]
+            if _is_loop(group):
+                _apply_loop(w, [x * scale for x in d], v, momentum, reach, flag)
+                continue
+            if group["weight_decay"]:
+                torch._foreach_mul_(d, scale)
+            else:  # here the directions are the gradients, which are not ours to write to
+                d = torch._foreach_mul(d, scale)
+            if _is_fused(group, w, d, v):
+                _apply_fused(w, d, v, momentum, reach, flag)
+            else:
+                _apply_foreach(w, d, v, momentum, reach, flag)
+
+    def _velocity(self, param: Tensor) -> Tensor:
+        state = self.state[param]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(param)
+        return state["momentum_buffer"]
+
+
+def _is_loop(group: dict[str, Any]) -> bool:
+    return group["foreach"] is False and not group["fused"]
+
+
+def _is_fused(
+    group: dict[str, Any], params: list[Tensor], steps: list[Tensor], velocities: list[Tensor]
+) -> bool:
+    """Whether to use torch's fused CPU kernel, which walks the memory of the three side by side.
+
+    Raises:
+        RuntimeError: if ``fused=True`` but the tensors do not allow it.
+    """
+    if group["fused"] is False or (group["foreach"] and not group["fused"]):
+        return False
+    possible = (
+        params[0].device.type == "cpu"
+        and params[0].is_floating_point()
+        and not torch.compiler.is_compiling()  # where torch fuses the plain operations itself
+        and all(
+            w.stride() == s.stride() == v.stride()
+            for w, s, v in zip(params, steps, velocities, strict=True)
+        )
+    )
+    if group["fused"] and not possible:
+        raise RuntimeError(
+            "`fused=True` needs real parameters on the CPU, gradients laid out in memory like "
+            "them, and no torch.compile"
+        )
+    return possible
+
+
+def _with_gradient(group: dict[str, Any]) -> list[Tensor]:
+    params = [p for p in group["params"] if p.grad is not None]
+    if any(p.grad.is_sparse for p in params):
+        raise RuntimeError("BPGrad does not support sparse gradients")
+    return params
+
+
+def _add_decay(
+    grads: list[Tensor], params: list[Tensor], weight_decay: float, loop: bool
+) -> list[Tensor]:
+    """Return g + λw as new tensors, or the gradients themselves if λ = 0."""
+    if not weight_decay or not params:
+        return grads
+    if loop:
+        return [g.add(p, alpha=weight_decay) for g, p in zip(grads, params, strict=True)]
+    return list(torch._foreach_add(grads, params, alpha=weight_decay))
+
+
+def _global_norm(groups: list[list[Tensor]], like: Tensor, loop: bool) -> Tensor:
+    """2-norm of all tensors together, 0-dim with the dtype (of accumulation) and device of ``like``.
+
+    torch's float32 CPU norms are wrong by 2e-3 at 4e7 elements, and their squares underflow below
+    norms of 1e-19. The norm of a DTensor is the sum over its ranks: hence ``full_tensor``.
+    """
+    norms: list[Tensor] = []
+    for tensors in filter(None, groups):
+        if loop:
+            norms += [torch.linalg.vector_norm(t, dtype=like.dtype) for t in tensors]
+        else:
+            norms += torch._foreach_norm(tensors, 2, like.dtype)
+    if not norms:
+        return torch.zeros_like(like)
+    full = [n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]
+    return torch.linalg.vector_norm(torch.stack([n.to(like.device) for n in full]))
+
+
+def _apply_loop(
+    params: list[Tensor],
+    steps: list[Tensor],
+    velocities: list[Tensor],
+    momentum: float,
+    reach: float | Tensor,
+    taken: Tensor,
+) -> None:
+    """v ← μ v + s and w ← w + reach · v, where ``taken``: the readable reference of the three."""
+    for w, s, v in zip(params, steps, velocities, strict=True):
+        torch.where(taken, momentum * v + s, v, out=v)
+        torch.where(taken, w + reach * v, w, out=w)
+
+
+def _apply_foreach(
+    params: list[Tensor],
+    steps: list[Tensor],
+    velocities: list[Tensor],
+    momentum: float,
+    reach: float | Tensor,
+    taken: Tensor,
+) -> None:
+    """The same with multi-tensor operations; overwrites ``steps``."""
+    torch._foreach_add_(steps, velocities, alpha=momentum)
+    for v, new in zip(velocities, steps, strict=True):
+        torch.where(taken, new, v, out=v)
+    torch._foreach_mul_(steps, reach)
+    torch._foreach_add_(steps, params)
+    for w, new in zip(params, steps, strict=True):
+        torch.where(taken, new, w, out=w)
+
+
+def _apply_fused(
+    params: list[Tensor],
+    steps: list[Tensor],
+    velocities: list[Tensor],
+    momentum: float,
+    reach: float | Tensor,
+    taken: Tensor,
+) -> None:
+    """The same in one pass over memory: SGD with learning rate −reach and gradient s."""
+    torch._fused_sgd_(
+        params,
+        steps,
+        velocities,
+        weight_decay=0.0,
+        momentum=momentum,
+        lr=-reach,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+        grad_scale=None,
+        found_inf=(~taken).float(),  # 1 makes the kernel return at once
+    )
+
+
+# Counter-based random numbers (splitmix64 and Box-Muller): a captured or compiled step draws afresh
+# without a generator, whose state could neither be captured nor be kept equal between devices.
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+MIX_2 = 0x94D049BB133111EB - 2**64
+
+
+def _mix(z: Tensor) -> Tensor:
+    """The finaliser of splitmix64: int64 in, int64 out; >> is arithmetic, hence the masks."""
+    z = (z ^ ((z >> 30) & (2**34 - 1))) * MIX_1
+    z = (z ^ ((z >> 27) & (2**37 - 1))) * MIX_2
+    return z ^ ((z >> 31) & (2**33 - 1))
+
+
+def _gaussian_noise(like: Tensor, key: Tensor) -> Tensor:
+    """Standard normal numbers shaped like ``like``, a function of the 0-dim int64 ``key`` alone."""
+    count = like.numel()
+    bits = _mix(key + torch.arange(1, 2 * count + 1, device=like.device) * GOLDEN_GAMMA)
+    uniform = (((bits >> 40) & (2**24 - 1)).float() + 0.5) * 2.0**-24  # in (0, 1)
+    radius = torch.sqrt(-2.0 * torch.log(uniform[:count]))
+    return (radius * torch.cos(2.0 * math.pi * uniform[count:])).view_as(like).to(like.dtype)

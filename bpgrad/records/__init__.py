@@ -1,0 +1,1 @@
+"""Run directories: what is written where, and how it stays whole."""

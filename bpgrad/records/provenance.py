@@ -1,0 +1,77 @@
+"""Where a number comes from: hashes of what went in, and the machine and code that made it."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CODE = ("bpgrad", "configs", "experiments", "run.py", "requirements.lock")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 over names, types, shapes and values of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe_start(
+    *, device: torch.device, world_size: int, epoch: int, iteration: int
+) -> dict[str, Any]:
+    """Time, commit, versions and machine of one start of a run, at (epoch, iteration)."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "epoch": epoch,
+        "iteration": iteration,
+        "git_sha": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *CODE)),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "torchvision", "numpy", "hydra-core")},
+            "cuda": torch.version.cuda if gpu else None,
+        },
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": device.type,
+            "gpu": gpu,
+            "world_size": world_size,
+        },
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "mkldnn": torch.backends.mkldnn.is_available(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """The output of a git command on the source tree; None outside a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,135 @@
+"""Learning curves: a row of panels for each task, training objective and validation metric."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from bpgrad.records.files import write_atomically
+from bpgrad.reporting.runs import Comparison
+from bpgrad.reporting.style import LineStyle, line_styles, task_title
+
+WIDTH, ROW_HEIGHT = 10.0, 3.5  # inches
+SETTINGS = {
+    "svg.hashsalt": "bpgrad",  # names the parts of an SVG; random otherwise
+    "figure.dpi": 150,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+# Without dates and versions, the same runs give the same bytes.
+METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+
+
+def draw(title: str, comparisons: Sequence[Comparison], files: Sequence[Path]) -> None:
+    """Draw the curves over epochs into one or several files, .svg or .png.
+
+    Of several seeds a line is the mean and a band reaches from the smallest to the largest.
+    Solvers with no finished run are drawn as far as they came.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # the user's matplotlibrc has no say
+        matplotlib.rcParams.update(SETTINGS)
+        figure = _figure(title, comparisons)
+        for path in files:
+            kind = path.suffix.removeprefix(".")
+            write_atomically(
+                path,
+                lambda file, kind=kind: figure.savefig(file, format=kind, metadata=METADATA[kind]),
+            )
+
+
+def _figure(title: str, comparisons: Sequence[Comparison]) -> Figure:
+    height = ROW_HEIGHT * len(comparisons) + 1.0
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+    panels = figure.subplots(len(comparisons), 2, squeeze=False)
+    solvers = tuple(dict.fromkeys(s for comparison in comparisons for s in comparison.solvers))
+    styles = line_styles(solvers)
+    for (left, right), comparison in zip(panels, comparisons, strict=True):
+        (_, objective), (name, shown) = list(comparison.metrics.items())[:2]
+        task, unit = task_title(comparison.task), f" ({shown.unit})" if shown.unit else ""
+        left.set_title(f"{task}: training {objective.title}", loc="left")
+        right.set_title(f"{task}: validation {shown.title}{unit}", loc="left")
+        _panel(left, comparison, "train_objective", styles, log=True)
+        _panel(right, comparison, f"val_{name}", styles, log=not shown.higher_is_better)
+    for panel in panels[-1]:
+        panel.set_xlabel("epoch")
+    handles = {label: line for panel in panels.flat for label, line in _lines(panel).items()}
+    drawn = [solver for solver in solvers if solver in handles]
+    seeds = max(len(c.finished(solver)) for c in comparisons for solver in c.solvers)
+    figure.legend(
+        [handles[solver] for solver in drawn],
+        drawn,
+        title=f"line: mean of {seeds} seeds, band: smallest to largest" if seeds > 1 else None,
+        loc="outside lower center",
+        ncols=min(4, len(drawn)) or 1,
+        handlelength=4,
+        columnspacing=2.5,
+    )
+    return figure
+
+
+def _panel(
+    panel: Axes, comparison: Comparison, column: str, styles: dict[str, LineStyle], *, log: bool
+) -> None:
+    """Draw one column of the records over epochs, a line for each solver."""
+    lowest, highest = np.inf, -np.inf
+    for solver in comparison.solvers:
+        values = _series(comparison, solver, column)
+        if values is None:
+            continue
+        style = styles[solver]
+        epochs = np.arange(1, values.shape[1] + 1)
+        (line,) = panel.plot(
+            epochs, values.mean(axis=0), color=style.color, linewidth=style.width, label=solver
+        )
+        if style.dashes:
+            line.set_dashes(style.dashes)
+        if len(values) > 1:
+            low, high = values.min(axis=0), values.max(axis=0)
+            panel.fill_between(epochs, low, high, color=style.color, alpha=0.18, linewidth=0)
+        positive = values[values > 0] if log else values
+        if positive.size:
+            lowest, highest = min(lowest, positive.min()), max(highest, positive.max())
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    panel.margins(x=0.01)
+    if log and lowest < np.inf:
+        _log_axis(panel, lowest, highest)
+
+
+def _series(comparison: Comparison, solver: str, column: str) -> np.ndarray | None:
+    """Seeds × epochs: of the finished runs, else of the rows there are; None if there are none."""
+    runs = comparison.finished(solver) or [
+        run for run in comparison.runs if run.solver == solver and len(run.rows)
+    ]
+    if not runs:
+        return None
+    epochs = min(len(run.rows) for run in runs)
+    return np.stack([run.rows[column].to_numpy()[:epochs] for run in runs])
+
+
+def _log_axis(panel: Axes, lowest: float, highest: float) -> None:
+    """A logarithmic y axis, with plain numbers at its ticks if these fit; zeros fall off below."""
+    panel.set_yscale("log", nonpositive="clip")
+    panel.set_ylim(lowest / 1.12, highest * 1.12)
+    decades = np.log10(highest / lowest)
+    if decades < 2.5:
+        subs = (1, 1.5, 2, 3, 4, 5, 6, 8) if decades < 0.8 else (1, 2, 3, 5)
+        panel.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_locator(NullLocator())
+
+
+def _lines(panel: Axes) -> dict[str, object]:
+    return dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))

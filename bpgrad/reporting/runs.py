@@ -1,0 +1,131 @@
+"""Run records as tables and figures take them, and which of them may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+
+from bpgrad.errors import RecordError
+from bpgrad.records.run_record import RunRecord
+
+if TYPE_CHECKING:
+    from bpgrad.tasks.task import Metric
+
+# What runs of one task and seed must share, by its key in meta.json.
+SHARED_BY_A_SEED = {
+    "initial_weights_sha256": "initial weights",
+    "batch_order_sha256": "batch order",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is recorded of one run; `rows` has a row an epoch, of metrics.csv and timing.csv."""
+
+    solver: str  # as it is shown
+    seed: int
+    directory: Path
+    finished: bool
+    config: Mapping[str, Any]
+    meta: Mapping[str, Any]
+    rows: pd.DataFrame
+
+    @property
+    def state(self) -> str:
+        """How far the run has come, in words."""
+        if self.finished:
+            return "finished"
+        if diverged := self.meta.get("diverged"):
+            return f"diverged at epoch {diverged['epoch']}, iteration {diverged['iteration']}"
+        if self.config:
+            return f"stopped after {len(self.rows)} of {self.config['epochs']} epochs"
+        return "not run"
+
+    @property
+    def machine(self) -> str:
+        """Where the run was last started: processor or GPU, and threads or processes."""
+        machine = self.meta["starts"][-1]["machine"]
+        if machine["device"] == "cpu":
+            return f"{machine['cpu']}, {_plural(machine['threads'], 'thread')}"
+        return f"{_plural(machine['world_size'], 'process')} on {machine['gpu']}"
+
+    @property
+    def devices(self) -> set[str]:
+        """The types of device that any part of the run was done on."""
+        return {start["machine"]["device"] for start in self.meta["starts"]}
+
+
+def read_run(record: RunRecord, solver: str, seed: int) -> Run:
+    """Read a run: finished, cut short (the rows so far) or never started (no rows).
+
+    Raises RecordError if the record contradicts itself.
+    """
+    result, meta = record.result(), record.meta()
+    path = record.directory / "config.yaml"
+    config = yaml.safe_load(path.read_text()) if path.exists() else {}
+    # A run that was killed between writing the two files has one row more in the first.
+    pairs = zip(record.rows("metrics.csv"), record.rows("timing.csv"), strict=False)
+    rows = pd.DataFrame([metrics | timing for metrics, timing in pairs])
+    if result is not None and len(rows) != result["epochs"]:
+        raise RecordError(
+            f"{record.directory}: result.json is of epoch {result['epochs']} but {len(rows)} epochs "
+            "are recorded; delete the directory to run again"
+        )
+    if len(rows) and not (config and meta.get("starts")):
+        raise RecordError(
+            f"{record.directory}: config.yaml or meta.json is missing; delete the directory to "
+            "run again"
+        )
+    return Run(solver, seed, record.directory, result is not None, config, meta, rows)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The runs of one task, to be put side by side, in the order of being shown.
+
+    Raises RecordError, on construction, if that would be unfair: runs of one seed that started from
+    different weights or had another batch order, or runs of different precision.
+    """
+
+    task: str
+    metrics: Mapping[str, Metric]
+    runs: tuple[Run, ...]
+
+    def __post_init__(self) -> None:
+        recorded = [run for run in self.runs if len(run.rows)]
+        first_of_seed: dict[int, Run] = {}
+        for run in recorded:
+            first = first_of_seed.setdefault(run.seed, run)
+            for key, words in SHARED_BY_A_SEED.items():
+                if key not in run.meta:
+                    raise RecordError(f"{run.directory}/meta.json lacks {key}; run it again")
+                _require_equal(words, first, run, first.meta[key][:12], run.meta[key][:12])
+            one, other = recorded[0].config["precision"], run.config["precision"]
+            _require_equal("precision", recorded[0], run, one, other)
+
+    @property
+    def solvers(self) -> tuple[str, ...]:
+        """The solvers, each once."""
+        return tuple(dict.fromkeys(run.solver for run in self.runs))
+
+    def finished(self, solver: str) -> list[Run]:
+        """The finished runs of a solver, one a seed."""
+        return [run for run in self.runs if run.solver == solver and run.finished]
+
+
+def _require_equal(what: str, one: Run, other: Run, value: str, other_value: str) -> None:
+    if value != other_value:
+        raise RecordError(
+            f"{one.directory} and {other.directory} differ in {what} ({value} and {other_value}) "
+            "and cannot be compared; delete the wrong one and run it again"
+        )
+
+
+def _plural(count: int, noun: str) -> str:
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count} {noun}{ending}"

@@ -1,0 +1,1 @@
+"""Tasks: what is trained on what, and how it is judged."""

@@ -1,0 +1,57 @@
+"""How commands end: errors as one line on stderr, the exit code, tracebacks only when asked for."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from bpgrad.errors import BPGradError
+from bpgrad.training.signatures import unknown
+
+
+def run_command(command: Callable[[], object]) -> NoReturn:
+    """Run a command and exit: 0, or the code of its error after one line that says what to do.
+
+    With BPGRAD_DEBUG=1 in the environment errors keep their traceback.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
+    try:
+        command()
+    except (BPGradError, HydraException, OmegaConfBaseException, KeyboardInterrupt) as error:
+        if os.environ.get("BPGRAD_DEBUG") == "1":
+            raise
+        fail(one_line(error), getattr(error, "exit_code", 2))
+    sys.exit(0)
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print one line on stderr and exit."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message as one line; Hydra's with the valid choices."""
+    text, cause = str(error), error.__cause__
+    if isinstance(error, KeyboardInterrupt):
+        return text or "interrupted"
+    if isinstance(error, MissingConfigException):
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        if group == "hydra/launcher":
+            return "launcher=slurm: needs the plugin, pip install hydra-submitit-launcher"
+        return unknown(f"{group}={choice}", sorted(error.options or []), f"{group}=")
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        if text.startswith("Could not override") and cause.parent_node is not None:
+            prefix = cause.full_key.rpartition(".")[0]
+            prefix = f"{prefix}." if prefix else ""
+            return unknown(cause.full_key, sorted(map(str, cause.parent_node)), prefix)
+        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    if "Could not override" in text and "No match in the defaults list" in text:
+        return text.splitlines()[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not re.match(r"See https|Config search path", line)]
+    return "; ".join(lines) or type(error).__name__

@@ -1,0 +1,75 @@
+"""Which run a configuration describes: the record's content and its directory's name."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from bpgrad.training.config import Config, Scale, SolverSpec, solver_spec, task_class
+
+# Settings of a solver that only change the order of a floating-point reduction, or nothing at all.
+IMPLEMENTATION_KEYS = frozenset({"foreach", "fused", "capturable"})
+
+
+def describe(cfg: Config) -> dict[str, Any]:
+    """All that can change a number of the run beyond reduction order, and nothing else.
+
+    Not the paths, the logger, the launcher, the device, the number of threads or processes.
+    """
+    return {
+        "task": dict(cfg.task),
+        "solver": {k: v for k, v in cfg.solver.items() if k not in IMPLEMENTATION_KEYS},
+        "scale": vars(cfg.scale).copy(),
+        "seed": cfg.seed,
+        "epochs": cfg.epochs,
+        "batch_size": cfg.batch_size,
+        "precision": cfg.precision,
+        "deterministic": cfg.deterministic,
+        "data_md5": dict(task_class(cfg).data_md5()),
+    }
+
+
+def run_name(cfg: Config) -> str:
+    """The run's relative directory, <task>/<solver>/seed<k>-<hash8>.
+
+    Values at their default do not enter the hash, so that an option which is added later does not
+    rename the runs recorded before.
+    """
+    spec = solver_spec(cfg)
+    found = describe(cfg)
+    found["task"] = _changed(task_class(cfg), found["task"])
+    found["solver"] = _changed(SolverSpec, _changed(spec.optimizer, found["solver"]))
+    if found["scale"]["name"] == "paper":
+        del found["scale"]["name"]
+    found["scale"] = _changed(Scale, found["scale"]) or None
+    found = _changed(Config, found)
+    text = json.dumps(_canonical(found), sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{cfg.task['name']}/{spec.name}/seed{cfg.seed}-{digest}"
+
+
+def _changed(schema: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs from the defaults of a class; null never does."""
+    if schema in (Config, SolverSpec):
+        defaults = {f.name: f.default for f in fields(schema)}
+    else:
+        parameters = inspect.signature(schema).parameters
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
+    return {
+        key: value
+        for key, value in given.items()
+        if value is not None and _canonical(value) != _canonical(defaults.get(key, ...))
+    }
+
+
+def _canonical(value: Any) -> Any:
+    """One form for values that YAML can write in several: 50 and 50.0, tuples and lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

@@ -1,0 +1,87 @@
+"""Progress on the screen: a bar with rate and ETA on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_SECONDS = 60.0  # between lines inside an epoch, where there is no terminal
+BAR_SECONDS = 0.2
+
+
+class ProgressBar:
+    """Shows the iterations of a run; silent on all processes but the first."""
+
+    def __init__(self, total: int, done: int, batch_size: int, *, show: bool) -> None:
+        self.total, self.done, self.batch_size = total, done, batch_size
+        self._show = show
+        self._pending = 0
+        self._first = done
+        self._begin = self._last = time.perf_counter()
+        self._bar: Progress | None = None
+        if show and sys.stdout.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]} images/s, ETA"),
+                TimeRemainingColumn(),
+                console=Console(highlight=False),
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=total, completed=done, rate="–")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, epoch: int) -> None:
+        """Count an iteration; costs a clock reading but for a few times a second."""
+        self.done += 1
+        self._pending += 1
+        elapsed = time.perf_counter() - self._last
+        if not self._show or elapsed < (BAR_SECONDS if self._bar else PLAIN_SECONDS):
+            return
+        rate = self._pending * self.batch_size / elapsed
+        self._pending, self._last = 0, time.perf_counter()
+        if self._bar:
+            self._bar.update(
+                self._task, completed=self.done, description=f"epoch {epoch}", rate=f"{rate:.0f}"
+            )
+        else:
+            self.say(f"epoch {epoch}  iteration {self.done}/{self.total}  {rate:.0f} images/s")
+
+    def eta(self) -> str:
+        """The remaining time, from the rate since this start, evaluation and logging included."""
+        if self.done == self._first:
+            return "–"
+        seconds = (time.perf_counter() - self._begin) / (self.done - self._first)
+        return time.strftime("%H:%M:%S", time.gmtime(seconds * (self.total - self.done)))
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if not self._show:
+            return
+        if self._bar:
+            self._bar.console.print(line, markup=False, soft_wrap=True)
+        else:
+            print(line, flush=True)

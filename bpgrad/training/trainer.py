@@ -1,0 +1,395 @@
+"""The one training loop, for every task and solver.
+
+Nothing of an iteration is read back to the host: objective, errors, step size and gradient norm go
+to a buffer on the device that is read once an epoch.
+"""
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from bpgrad.errors import ConfigError, Diverged, Interrupted
+from bpgrad.records.files import write_atomically
+from bpgrad.records.provenance import describe_start, tensors_sha256
+from bpgrad.records.run_record import Row, RunRecord
+from bpgrad.tasks.task import Context, Task
+from bpgrad.training import checkpoint
+from bpgrad.training.config import Config, SolverSpec, solver_spec, task_class, task_options
+from bpgrad.training.history import History, epoch_means, step_summary
+from bpgrad.training.identity import describe, run_name
+from bpgrad.training.progress import ProgressBar
+from bpgrad.training.signals import SignalGuard
+from bpgrad.training.solver import LossFeedback, build_optimizer, set_learning_rate, takes_loss
+from bpgrad.world import World, join_world
+
+CHECKPOINT = "checkpoint.pt"
+STOP_POLL = 20  # iterations between agreements on a signal, where there are several processes
+SOLVER_SCALARS = ("step_size", "grad_norm")  # recorded an iteration, of solvers that have them
+SOLVER_COUNTERS = ("skipped_steps", "negative_losses")  # recorded an epoch, likewise
+
+
+def train(cfg: Config) -> dict[str, Any]:
+    """Train as configured, or resume, or find the run finished; return the final metrics.
+
+    Raises Interrupted on Ctrl-C or SIGTERM (the same call resumes), Diverged, and the errors of
+    configuration, data, checkpoints and records; each message is one line.
+    """
+    with SignalGuard() as guard, join_world(cfg.device) as world:
+        record = RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
+        if world.is_main:
+            record.lock()
+        world.barrier()
+        try:
+            finished = None if cfg.rerun else record.result()
+            if finished is not None:
+                _say(world, f"{record.directory}: finished already (rerun=true repeats it)")
+                return finished
+            return _Run(cfg, world, guard, record).to_the_end()
+        finally:
+            if world.is_main:
+                record.unlock()
+
+
+@dataclass
+class _Position:
+    """Where a run stands: the next iteration to do, and the epoch so far."""
+
+    epoch: int = 1
+    iteration: int = 0
+    train_seconds: float = 0.0
+
+
+class _Run:
+    """One run's parts, and the loop over them."""
+
+    def __init__(self, cfg: Config, world: World, guard: SignalGuard, record: RunRecord) -> None:
+        self.cfg, self.world, self.guard, self.record = cfg, world, guard, record
+        self.spec: SolverSpec = solver_spec(cfg)
+        path = record.checkpoints / CHECKPOINT
+        if cfg.rerun and world.is_main:
+            path.unlink(missing_ok=True)
+            record.clear()
+        world.barrier()
+        if diverged := record.meta().get("diverged"):
+            raise Diverged(
+                _divergence(record, **diverged) + "; recorded earlier, rerun=true repeats"
+            )
+        configure_torch(cfg, world.device)
+        saved = checkpoint.load(path, record.name)
+
+        self.task: Task = task_class(cfg)(
+            Context(
+                world=world,
+                data_root=Path(cfg.data_root),
+                seed=cfg.seed,
+                batch_size=cfg.batch_size,
+                train_examples=cfg.scale.train_examples,
+                val_examples=cfg.scale.val_examples,
+                download=cfg.download,
+            ),
+            **task_options(cfg),
+        )
+        self.model: nn.Module = self.task.build_model(cfg.seed)
+        initial_weights = tensors_sha256(self.model.state_dict())
+        self.optimizer: Optimizer = build_optimizer(
+            self.spec, self.model, self.task.lr_multipliers(self.model)
+        )
+        self.feedback = LossFeedback(self.spec.objective, self.optimizer, world.device)
+        self.scalars = [name for name in SOLVER_SCALARS if hasattr(self.optimizer, name)]
+        self.columns = (*self.task.metrics, *self.scalars)
+        order = self.task.batch_order(1)
+        sizes = [len(part) for part in order.split(cfg.batch_size)]
+        self.sizes = sizes
+        self.series = torch.full(
+            (len(sizes), len(self.columns)), torch.nan, dtype=torch.float32, device=world.device
+        )
+        self.at = _Position()
+        self.history = History(self.columns)
+        if saved is not None:
+            self._restore(saved)
+        self.parallel: nn.Module = (
+            DistributedDataParallel(self.model) if world.size > 1 else self.model
+        )
+        if world.is_main:
+            self._record_start(initial_weights, order)
+
+    def to_the_end(self) -> dict[str, Any]:
+        """Do the epochs that are left, then write the result."""
+        cfg, total = self.cfg, self.cfg.epochs * len(self.sizes)
+        done = (self.at.epoch - 1) * len(self.sizes) + self.at.iteration
+        if done:
+            _say(self.world, f"{self.record.directory}: resuming at epoch {self.at.epoch}")
+        mirror = self._open_mirror()
+        exit_code = 1
+        try:
+            with ProgressBar(total, done, cfg.batch_size, show=self.world.is_main) as bar:
+                while self.at.epoch <= cfg.epochs:
+                    row = self._epoch(bar)
+                    if mirror is not None:
+                        mirror.log(row)
+            result = self._finish()
+            exit_code = 0
+            return result
+        finally:
+            if mirror is not None:
+                mirror.finish(self.history.metrics[-1] if self.history.metrics else {}, exit_code)
+
+    def _epoch(self, bar: ProgressBar) -> Row:
+        """Train from the current position to the end of the epoch, evaluate, record."""
+        epoch = self.at.epoch
+        rate = set_learning_rate(self.optimizer, self.spec, epoch)
+        loss_aware = takes_loss(self.optimizer)
+        if self.at.iteration == 0:
+            self.feedback.start_epoch()
+        self.guard.deferred = True
+        self.model.train()
+        clock, saved = time.perf_counter(), time.monotonic()
+        before = self.at.train_seconds
+        for batch in self.task.train_batches(epoch, self.at.iteration):
+            with self._autocast():
+                values = self.task.objective(self.parallel, batch)
+            self.optimizer.zero_grad()
+            values["objective"].backward()
+            seen = self.world.mean_(torch.stack([v.detach().float() for v in values.values()]))
+            if loss_aware:
+                self.optimizer.step(loss=self.feedback(seen[0], batch.size))  # type: ignore[call-overload]
+            else:
+                self.optimizer.step()
+            scalars = [getattr(self.optimizer, name) for name in self.scalars]
+            self.series[self.at.iteration] = torch.cat([seen, *(s.reshape(1) for s in scalars)])
+            self.at.iteration += 1
+            bar.advance(epoch)
+            due = time.monotonic() - saved > 60 * self.cfg.checkpoint_minutes
+            if due or self.guard.received or self.world.size > 1:
+                self.at.train_seconds = before + time.perf_counter() - clock
+                if self._stop_requested():
+                    self._stop()
+                if due:
+                    self._check_divergence()
+                    self._save()
+                    saved = time.monotonic()
+        self._check_divergence()  # reads the buffer, and so waits for the device
+        self.at.train_seconds = before + time.perf_counter() - clock
+
+        clock = time.perf_counter()
+        try:
+            with self.guard.interruptible(), self._autocast():
+                validation = self.task.evaluate(self.model, epoch)
+        except Interrupted:
+            self._stop()
+        eval_seconds = time.perf_counter() - clock
+
+        clock = time.perf_counter()
+        series = self.series.cpu().numpy().copy()
+        metrics: Row = {
+            "epoch": epoch,
+            "iterations": epoch * len(self.sizes),
+            **({} if rate is None else {"lr": rate}),
+            **epoch_means(series, self.sizes, list(self.task.metrics)),
+            **{f"val_{name}": value for name, value in validation.items()},
+            **step_summary(series, self.columns),
+            **{
+                name: int(getattr(self.optimizer, name))
+                for name in SOLVER_COUNTERS
+                if hasattr(self.optimizer, name)
+            },
+        }
+        timing: Row = {
+            "epoch": epoch,
+            "train_seconds": round(self.at.train_seconds, 3),
+            "eval_seconds": round(eval_seconds, 3),
+            "log_seconds": 0.0,  # known once this row has been written; the next write has it
+            "images_per_second": round(sum(self.sizes) / self.at.train_seconds, 1),
+        }
+        self.history.add(series, metrics, timing)
+        self.at = _Position(epoch + 1)
+        self.series.fill_(torch.nan)
+        self._save()
+        if self.world.is_main:
+            self._save_series(epoch, series)
+            self.history.write(self.record)
+        timing["log_seconds"] = round(time.perf_counter() - clock, 3)
+        bar.say(self._line(metrics, timing) + f"  ETA {bar.eta()}")
+        if self._stop_requested():
+            self._stop(save=False)
+        self.guard.deferred = False
+        return metrics | timing
+
+    def _finish(self) -> dict[str, Any]:
+        last = self.history.metrics[-1]
+        result = {
+            "run": self.record.name,
+            "epochs": self.cfg.epochs,
+            **{key: value for key, value in last.items() if key not in ("epoch", "lr")},
+            "train_seconds": round(sum(row["train_seconds"] for row in self.history.timing), 1),
+            "weights_sha256": tensors_sha256(self.model.state_dict()),
+        }
+        if self.world.is_main:
+            self.history.write(self.record)
+            self.record.write_result(result)
+        skipped = last.get("skipped_steps", 0) + last.get("negative_losses", 0)
+        if skipped:
+            _say(
+                self.world,
+                f"warning: {last['skipped_steps']:.0f} steps were skipped (non-finite loss or "
+                f"gradient), {last['negative_losses']:.0f} had a negative loss",
+            )
+        _say(self.world, f"recorded in {self.record.directory}")
+        return result
+
+    # -- the record ------------------------------------------------------------------------------
+
+    def _record_start(self, initial_weights: str, order: Tensor) -> None:
+        description = describe(self.cfg)
+        self.record.check_config(description)
+        self.record.write_config(description)
+        meta = self.record.meta()
+        start = describe_start(
+            device=self.world.device,
+            world_size=self.world.size,
+            epoch=self.at.epoch,
+            iteration=self.at.iteration,
+        )
+        meta["initial_weights_sha256"] = initial_weights
+        meta["batch_order_sha256"] = hashlib.sha256(order.numpy().tobytes()).hexdigest()
+        meta["data_md5"] = dict(self.task.data_md5())
+        meta["starts"] = [*meta.get("starts", []), start]
+        self.record.write_meta(meta)
+
+    def _save_series(self, epoch: int, series: np.ndarray) -> None:
+        path = self.record.checkpoints / "steps" / f"epoch{epoch:04d}.npy"
+        write_atomically(path, lambda file: np.save(file, series))
+
+    def _open_mirror(self) -> Any:
+        if self.cfg.wandb.mode == "disabled" or not self.world.is_main:
+            return None
+        from bpgrad.records.wandb_mirror import WandbMirror
+
+        task, solver, leaf = self.record.name.split("/")
+        return WandbMirror(
+            run_id=leaf.rpartition("-")[2],
+            name=f"{task} {solver} {leaf}",
+            group=f"{task}-{solver}",
+            config=describe(self.cfg),
+            project=self.cfg.wandb.project,
+            entity=self.cfg.wandb.entity,
+            mode=self.cfg.wandb.mode,
+            directory=self.record.checkpoints,
+            past_rows=[
+                metrics | timing
+                for metrics, timing in zip(self.history.metrics, self.history.timing, strict=True)
+            ],
+        )
+
+    def _line(self, metrics: Row, timing: Row) -> str:
+        shown = "  ".join(
+            f"{phase}"
+            + "".join(
+                f" {metric.title} {metrics[f'{phase}_{name}']:.4g} {metric.unit}".rstrip()
+                for name, metric in self.task.metrics.items()
+                if f"{phase}_{name}" in metrics
+            )
+            for phase in ("train", "val")
+        )
+        return (
+            f"epoch {metrics['epoch']:>3}/{self.cfg.epochs}  {shown}  "
+            f"{timing['images_per_second']:.0f} images/s"
+        )
+
+    # -- stopping and resuming -------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if not self.world.is_main:
+            return
+        state = {
+            "position": vars(self.at).copy(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "feedback": self.feedback.sums,
+            "series": self.series,
+            "history": self.history.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        }
+        checkpoint.save(self.record.checkpoints / CHECKPOINT, self.record.name, state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.at = _Position(**state["position"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.feedback.sums.copy_(state["feedback"])
+        self.series.copy_(state["series"])
+        self.history = History.from_state_dict(self.columns, state["history"])
+        torch.set_rng_state(state["rng"])
+        if torch.cuda.is_initialized() and state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+    def _stop_requested(self) -> bool:
+        """Whether to stop here; several processes must do so at the same iteration."""
+        flag = self.guard.received is not None
+        if self.world.size == 1:
+            return flag
+        return self.at.iteration % STOP_POLL == 0 and self.world.any(flag)
+
+    def _stop(self, *, save: bool = True) -> None:
+        if save:
+            self._save()
+        number = self.guard.received or 15  # another process was told
+        where = f"epoch {self.at.epoch}, iteration {self.at.iteration}"
+        raise Interrupted(
+            number, f"{self.record.name} stopped at {where}; the same command resumes"
+        )
+
+    def _check_divergence(self) -> None:
+        objective = self.series[: self.at.iteration, 0]
+        bad = torch.nonzero(~objective.isfinite())
+        if len(bad) == 0:
+            return
+        where = {"epoch": self.at.epoch, "iteration": int(bad[0]) + 1}
+        if self.world.is_main:
+            self.record.write_meta(self.record.meta() | {"diverged": where})
+        raise Diverged(_divergence(self.record, **where))
+
+    def _autocast(self) -> torch.autocast:
+        on = self.cfg.precision == "bf16"
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=on)
+
+
+def configure_torch(cfg: Config, device: torch.device) -> None:
+    """Threads, determinism and float32 arithmetic of this process.
+
+    Raises ConfigError if the device cannot do what is asked.
+    """
+    if cfg.precision == "tf32" and device.type != "cuda":
+        raise ConfigError("precision=tf32: needs a CUDA device; use fp32 or bf16")
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    arithmetic = "tf32" if cfg.precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = arithmetic  # type: ignore[attr-defined]
+    torch.backends.cudnn.conv.fp32_precision = arithmetic  # type: ignore[attr-defined]
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(cfg.deterministic)
+    # It would also fill every new tensor, at a cost; nothing here reads what it did not write.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.manual_seed(cfg.seed)
+
+
+def _divergence(record: RunRecord, epoch: int, iteration: int) -> str:
+    return (
+        f"{record.name} diverged: its objective stopped being finite at epoch {epoch}, "
+        f"iteration {iteration}"
+    )
+
+
+def _say(world: World, line: str) -> None:
+    if world.is_main:
+        print(line, flush=True)

@@ -1,0 +1,74 @@
+"""The processes that train one model together; one process is the ordinary case."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from bpgrad.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class World:
+    """A process among those of a `torchrun`; for one alone every collective is the identity."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the record."""
+        return self.rank == 0
+
+    def sum_(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum a tensor over the processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def mean_(self, values: torch.Tensor) -> torch.Tensor:
+        """Average a tensor over the processes, in place."""
+        return self.sum_(values).div_(self.size) if self.size > 1 else values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; synchronises."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum_(torch.tensor(float(flag), device=self.device)).item())
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device.
+
+    Raises ConfigError if CUDA is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: no CUDA device is visible to torch; use device=cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def join_world(device: str) -> Iterator[World]:
+    """Join the process group that `torchrun` describes, or be a world of one."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield World(choose_device(device))
+        return
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield World(chosen, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,300 @@
+"""A run that is cut anywhere and started again ends with the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bpgrad.errors import CheckpointError, Diverged, Interrupted, RecordError
+from bpgrad.training import checkpoint
+from bpgrad.training.config import load
+from bpgrad.training.identity import run_name
+from bpgrad.training.trainer import train
+from tests.training.conftest import tiny_overrides
+
+# Trains with SIGKILL at the n-th of all events that matter: optimizer steps, evaluations, and the
+# stages of every file's writing. Prints the number of events if it gets to the end.
+CHILD = """
+import os, signal, sys
+import torch
+from bpgrad.tasks.classification import Classification
+from bpgrad.training.config import load
+from bpgrad.training.trainer import train
+
+kill_at, events = int(sys.argv[1]), 0
+
+def counted(function):
+    def wrapper(*args, **kwargs):
+        global events
+        events += 1
+        if events == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapper
+
+cfg = load(sys.argv[2:])
+solver = __import__("bpgrad.training.config", fromlist=["solver_spec"]).solver_spec(cfg).optimizer
+solver.step = counted(solver.step)
+Classification.evaluate = counted(Classification.evaluate)
+os.fsync = counted(os.fsync)
+os.replace = counted(os.replace)
+torch.save = counted(torch.save)
+train(cfg)
+print("events", events)
+"""
+
+
+def run_child(kill_at: int, overrides: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", CHILD, str(kill_at), *overrides],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def contents(folder: Path, overrides: list[str]) -> tuple[bytes, dict, str]:
+    record = folder / "runs" / run_name(load(overrides))
+    result = json.loads((record / "result.json").read_text())
+    with np.load(record / "steps.npz") as arrays:
+        steps = {name: arrays[name].tobytes() for name in arrays.files}
+    return (record / "metrics.csv").read_bytes(), steps, result["weights_sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("solver", "kills"),
+    [
+        # Every iteration writes a checkpoint here (checkpoint_minutes=0): the kills fall between
+        # iterations, into the writing of checkpoints and rows, into evaluation, on the result.
+        ("solver=bpgrad solver.on_zero_gradient=random", (2, 5, 21, 38, 44, 46)),
+        ("solver=bpgrad_released", (3, 33, 43)),
+        ("solver=eve", (8, 40)),
+        ("solver=adam", (9, 42)),
+    ],
+)
+def test_sigkill_anywhere_then_the_same_bits(
+    solver: str, kills: tuple[int, ...], tmp_path: Path
+) -> None:
+    settings = [*solver.split(), "epochs=2", "batch_size=64", "checkpoint_minutes=0"]
+    whole = [*tiny_overrides(tmp_path / "whole"), *settings]
+    train(load(whole))
+
+    cut = [*tiny_overrides(tmp_path / "cut"), *settings]
+    for kill_at in kills:
+        assert run_child(kill_at, cut).returncode == -signal.SIGKILL
+    last = run_child(0, cut)
+    assert last.returncode == 0, last.stderr
+    assert contents(tmp_path / "cut", cut) == contents(tmp_path / "whole", whole)
+    record = tmp_path / "cut" / "runs" / run_name(load(cut))
+    assert len(json.loads((record / "meta.json").read_text())["starts"]) >= len(kills)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_resumable_run(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["solver=sgd", "epochs=2", "batch_size=64"]
+    whole = [*tiny_overrides(tmp_path / "whole"), *settings]
+    train(load(whole))
+    cut = [*tiny_overrides(tmp_path / "cut"), *settings]
+
+    step, steps = torch.optim.SGD.step, 0
+
+    def step_with_signal(self: torch.optim.SGD) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 7:
+            os.kill(os.getpid(), number)
+        step(self)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step_with_signal)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="epoch 2, iteration 2; the same command resumes") as stop:
+        train(load(cut))
+    assert stop.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+    train(load(cut))
+    assert steps == 10  # none was done twice
+    assert contents(tmp_path / "cut", cut) == contents(tmp_path / "whole", whole)
+
+
+def test_a_signal_during_evaluation_does_not_wait_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bpgrad.tasks.classification import Classification
+
+    evaluate, calls = Classification.evaluate, 0
+
+    def evaluate_with_signal(self: Classification, *arguments: object) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("evaluation went on")
+        return evaluate(self, *arguments)
+
+    settings = ["solver=sgd", "epochs=1", "batch_size=64"]
+    whole = [*tiny_overrides(tmp_path / "whole"), *settings]
+    train(load(whole))
+    cut = [*tiny_overrides(tmp_path / "cut"), *settings]
+    monkeypatch.setattr(Classification, "evaluate", evaluate_with_signal)
+    with pytest.raises(Interrupted, match="epoch 1, iteration 5"):
+        train(load(cut))
+    train(load(cut))
+    assert contents(tmp_path / "cut", cut) == contents(tmp_path / "whole", whole)
+
+
+def test_a_finished_run_is_not_repeated_unless_asked(tmp_path: Path) -> None:
+    settings = [*tiny_overrides(tmp_path), "epochs=1"]
+    first = train(load(settings))
+    record = tmp_path / "runs" / run_name(load(settings))
+    before = (record / "meta.json").read_text()
+    assert train(load(settings)) == first
+    assert (record / "meta.json").read_text() == before
+    again = train(load([*settings, "rerun=true"]))
+    assert again["weights_sha256"] == first["weights_sha256"]
+    assert (record / "meta.json").read_text() != before
+
+
+# -- checkpoints that do not fit -----------------------------------------------------------------
+
+
+def damaged(path: Path, how: str) -> None:
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("not a checkpoint")
+    elif how == "other tensors":
+        torch.save({"weights": torch.zeros(3)}, path)
+    elif how == "pickled object":
+        torch.save(Path("x"), path)
+    elif how == "foreign":
+        checkpoint.save(path, "mnist/adam/seed3-00000000", {})
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "empty", "text", "other tensors", "pickled object", "foreign"]
+)
+def test_a_bad_checkpoint_is_refused_by_name(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [*tiny_overrides(tmp_path), "epochs=2", "solver=sgd"]
+    interrupted(settings, monkeypatch)
+    path = tmp_path / "checkpoints" / run_name(load(settings)) / "checkpoint.pt"
+    rows = (tmp_path / "runs" / run_name(load(settings)) / "metrics.csv").read_text()
+    damaged(path, how)
+    content = path.read_bytes()
+    with pytest.raises(CheckpointError) as caught:
+        train(load(settings))
+    assert str(path) in str(caught.value)
+    assert "rerun=true" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if how == "foreign":
+        assert "mnist/adam/seed3-00000000" in str(caught.value)
+    assert path.read_bytes() == content
+    assert (path.parents[4] / "runs" / run_name(load(settings)) / "metrics.csv").read_text() == rows
+    assert train(load([*settings, "rerun=true"]))["epochs"] == 2
+
+
+def interrupted(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the first epoch and an iteration of the second."""
+    step, steps, wanted = torch.optim.SGD.step, 0, 11
+
+    def step_with_signal(self: torch.optim.SGD) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == wanted:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", step_with_signal)
+        with pytest.raises(Interrupted):
+            train(load(settings))
+
+
+# -- the other ways a run can end ----------------------------------------------------------------
+
+
+def test_divergence_names_epoch_and_iteration(tmp_path: Path) -> None:
+    settings = [*tiny_overrides(tmp_path), "solver=sgd", "solver.lr=1e30", "epochs=2"]
+    with pytest.raises(Diverged, match=r"epoch 1, iteration [23]") as caught:
+        train(load(settings))
+    assert caught.value.exit_code == 3
+    with pytest.raises(Diverged, match="recorded earlier, rerun=true repeats"):
+        train(load(settings))
+    with pytest.raises(Diverged):
+        train(load([*settings, "rerun=true"]))
+    assert not (tmp_path / "runs" / run_name(load(settings)) / "result.json").exists()
+
+
+def test_two_processes_on_one_run(tmp_path: Path) -> None:
+    """The second one says so, and the first one ends undisturbed."""
+    settings = [*tiny_overrides(tmp_path), "epochs=1"]
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, pathlib\n"
+            "from bpgrad.records.run_record import RunRecord\n"
+            "record = RunRecord(*map(pathlib.Path, sys.argv[1:3]), sys.argv[3])\n"
+            "record.lock()\n"
+            "print('locked', flush=True)\n"
+            "sys.stdin.read()\n",
+            str(tmp_path / "runs"),
+            str(tmp_path / "checkpoints"),
+            run_name(load(settings)),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(RecordError, match="in use by another process"):
+            train(load(settings))
+        assert holder.poll() is None
+    finally:
+        holder.kill()
+        holder.wait()
+    assert train(load(settings))["epochs"] == 1  # a killed holder leaves no lock behind
+
+
+def test_results_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    with pytest.raises(RecordError, match=r"cannot write .*runs.*results_root"):
+        train(load([*tiny_overrides(tmp_path), "epochs=1"]))
+    assert (tmp_path / "runs").read_text() == "a file where the folder should be"
+
+
+def test_a_full_disk_loses_nothing_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [*tiny_overrides(tmp_path), "epochs=3", "solver=sgd"]
+    record = tmp_path / "runs" / run_name(load(settings))
+    fsync = os.fsync
+
+    def full_after_first_rows(descriptor: int) -> None:
+        if (record / "steps.npz").exists():
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_after_first_rows)
+        with pytest.raises(RecordError, match="No space left on device") as caught:
+            train(load(settings))
+    assert "\n" not in str(caught.value)
+    assert len((record / "metrics.csv").read_text().splitlines()) == 2
+    assert not list(tmp_path.rglob("*.partial"))
+    assert train(load(settings))["epochs"] == 3
