@@ -1,8 +1,9 @@
 """Experiments as they are declared: which runs, and under what names they are shown."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -83,15 +84,54 @@ def load(path: Path) -> Experiment:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _parse(name: str, given: object) -> Experiment:
+def _parse(name: str, given: Any) -> Experiment:
     if not isinstance(given, dict):
-        raise ConfigError("must be a mapping with title, seeds, tasks and solvers")
-    solvers = given.get("solvers")
-    if not isinstance(solvers, list) or not all(isinstance(solver, dict) for solver in solvers):
-        raise ConfigError("solvers: must be a list of mappings {label: ..., set: [...]}")
-    for k, solver in enumerate(solvers):
-        check_arguments(Solver, solver, f"solvers[{k}]")
-    given = {**given, "solvers": [_tuples(Solver, solver) for solver in solvers]}
+        raise ConfigError("must be a mapping with the keys title, seeds, tasks and solvers")
+    entries = given.get("solvers")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError("solvers: must be a list of {label: ..., set: [solver=..., ...]}")
+    for k, entry in enumerate(entries):
+        check_arguments(Solver, entry, f"solvers[{k}]")
+    solvers = tuple(Solver(**_with_tuples(entry)) for entry in entries)
+    given = _with_tuples(given) | {"solvers": solvers}
     check_arguments(Experiment, given, name, given=1)
-    experiment: Experiment = _tuples(Experiment, {"name": name, **given})
-    ...
+    experiment = Experiment(name, **given)
+    _check_values(experiment)
+    return experiment
+
+
+def _with_tuples(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in node.items()}
+
+
+def _check_values(experiment: Experiment) -> None:
+    for key in ("seeds", "tasks", "solvers"):
+        if not getattr(experiment, key):
+            raise ConfigError(f"{key}: at least one is needed")
+    labels = tuple(solver.label for solver in experiment.solvers)
+    for key, values in (
+        ("seeds", experiment.seeds),
+        ("tasks", experiment.tasks),
+        ("label", labels),
+    ):
+        for value in values:
+            if values.count(value) > 1:
+                raise ConfigError(f"{key}: {value} occurs twice")
+    for solver in experiment.solvers:
+        refuse_overrides(solver.set, ("task", "seed", "scale"), f"{solver.label}: set:")
+        if sum(override.startswith("solver=") for override in solver.set) != 1:
+            raise ConfigError(f"{solver.label}: set: must name one solver, as in [solver=bpgrad]")
+        for task in solver.tasks or ():
+            if task not in experiment.tasks:
+                raise ConfigError(unknown(f"task {task} of {solver.label}", experiment.tasks))
+
+
+def refuse_overrides(overrides: Sequence[str], keys: Sequence[str], where: str) -> None:
+    """Raise ConfigError for overrides of keys that are set in another way."""
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if key in keys:
+            raise ConfigError(
+                f"{where} {override}: the experiment sets {key} itself (seeds and scale are "
+                "options, --seeds and --scale)"
+            )

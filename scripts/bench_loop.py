@@ -103,22 +103,15 @@ def bench(task_name: str, rounds: int, iterations: int, extra: list[str]) -> dic
 
     seconds: dict[str, list[float]] = {}
     for k in range(rounds + 1):
-        loops = {
-            "bare": lambda: bare_loop(task.build_model(0), batches),
-            **{
-                f"trainer {solver}": lambda solver=solver, k=k: trainer_loop(
-                    task_name, solver, k, examples, extra
-                )
-                for solver in SOLVERS
-            },
-            "DataLoader": lambda: data_loader_loop(
-                task.build_model(0).to(memory_format=torch.contiguous_format), plain, cfg.batch_size
-            ),
+        default_format = task.build_model(0).to(memory_format=torch.contiguous_format)
+        taken = {
+            "bare": bare_loop(task.build_model(0), batches),
+            **{f"trainer {s}": trainer_loop(task_name, s, k, examples, extra) for s in SOLVERS},
+            "DataLoader": data_loader_loop(default_format, plain, cfg.batch_size),
         }
-        for name, loop in loops.items():
-            taken = loop()
-            if k > 0:
-                seconds.setdefault(name, []).append(taken)
+        if k > 0:
+            for name, value in taken.items():
+                seconds.setdefault(name, []).append(value)
     return {
         "iterations": iterations,
         "rounds": rounds,

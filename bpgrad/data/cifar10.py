@@ -134,15 +134,16 @@ def _cache_key() -> str:
 
 def _read_cache(path: Path) -> np.ndarray | None:
     """The array of `_write_cache` as a private map of the file; None if absent or not whole."""
+    whole = False
     try:
         raw = np.memmap(path, np.uint8, mode="r")
-    except FileNotFoundError:
+        content, digest = raw[:-_SHA256_BYTES], raw[-_SHA256_BYTES:]
+        whole = hashlib.sha256(content.data).digest() == digest.tobytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:  # ValueError: the file is empty
-        warnings.warn(f"{path}: cannot be read ({error}); preparing the data again", stacklevel=3)
-        return None
-    content, digest = raw[:-_SHA256_BYTES], raw[-_SHA256_BYTES:]
-    if hashlib.sha256(content.data).digest() != digest.tobytes():
+    except (OSError, ValueError):  # numpy's answer to an empty file is ValueError
+        pass
+    if not whole:
         warnings.warn(f"{path}: truncated or corrupt; preparing the data again", stacklevel=3)
         return None
     # Copy-on-write, since torch wants writable memory: nothing ever reaches the file.
@@ -157,4 +158,6 @@ def _write_cache(path: Path, prepared: np.ndarray) -> None:
             file.seek(0)
             file.write(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
-        warnings.warn(f"{path}: not written ({error}); going on without a cache", stacklevel=3)
+        warnings.warn(
+            f"{path}: not written ({error.strerror}); going on without a cache", stacklevel=3
+        )

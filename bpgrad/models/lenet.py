@@ -62,11 +62,12 @@ class CifarLeNet(nn.Module):
         _initialise(self, (0.01, 0.05, 0.05, 0.05, 0.05), generator)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.relu(
-            F.max_pool2d(self.conv1(images), 3, 2, ceil_mode=True), inplace=True
-        )  # 32 x 16 x 16
-        x = F.avg_pool2d(F.relu(self.conv2(x), inplace=True), 3, 2, ceil_mode=True)  # 32 x 8 x 8
-        x = F.avg_pool2d(F.relu(self.conv3(x), inplace=True), 3, 2, ceil_mode=True)  # 64 x 4 x 4
+        x = F.max_pool2d(self.conv1(images), 3, 2, ceil_mode=True)
+        x = F.relu(x, inplace=True)  # 32 x 16 x 16
+        x = F.relu(self.conv2(x), inplace=True)
+        x = F.avg_pool2d(x, 3, 2, ceil_mode=True)  # 32 x 8 x 8
+        x = F.relu(self.conv3(x), inplace=True)
+        x = F.avg_pool2d(x, 3, 2, ceil_mode=True)  # 64 x 4 x 4
         x = F.relu(self.conv4(x), inplace=True)  # 64
         return self.conv5(x)
 

@@ -1,5 +1,7 @@
-"""The solvers that torch lacks: BPGrad, Eve and Adam as in MatConvNet."""
+"""The solvers that torch lacks: BPGrad, Eve, and Adam as in MatConvNet."""
 
+from bpgrad.optim.adam import MatConvNetAdam
 from bpgrad.optim.bpgrad import BPGrad
+from bpgrad.optim.eve import Eve
 
-__all__ = ["BPGrad"]
+__all__ = ["BPGrad", "Eve", "MatConvNetAdam"]

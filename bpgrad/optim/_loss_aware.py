@@ -61,28 +61,32 @@ class LossAwareOptimizer(Optimizer):
     that ``state_dict``, ``deepcopy`` and pickling carry them and no step reads one on the host.
     """
 
-    #: Names of the 0-dim tensors that a group may hold; the first group holds "step".
-    _scalars: frozenset[str]
+    #: Names of the 0-dim tensors that a group may hold.
+    _scalars: tuple[str, ...]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; later steps do not write into ``state_dict``, as torch's own would."""
         super().load_state_dict(deepcopy(state_dict))
 
+    def _device(self) -> torch.device:
+        """The device of the first parameter, where the scalars live."""
+        params = (param for group in self.param_groups for param in group["params"])
+        return next((param.device for param in params), torch.device("cpu"))
+
     def _new_scalar(self, value: float, dtype: torch.dtype | None = None) -> Tensor:
-        """A 0-dim tensor beside the first parameter: float64 (float32 on MPS, which lacks it)."""
-        device = self.param_groups[0]["params"][0].device
+        """A 0-dim tensor beside the parameters: float64 (float32 on MPS, which lacks float64)."""
+        device = self._device()
         if dtype is None:
             dtype = torch.float32 if device.type == "mps" else torch.float64
         return torch.full((), value, dtype=dtype, device=device)
 
     def _place_scalars(self) -> None:
         """Follow parameters that were moved, or a state that was loaded from another device."""
-        device = self.param_groups[0]["params"][0].device
-        if self.param_groups[0]["step"].device == device:
-            return
+        device = self._device()
         for group in self.param_groups:
-            for name in self._scalars & group.keys():
-                group[name] = group[name].to(device)
+            for name in self._scalars:
+                if name in group and group[name].device != device:
+                    group[name] = group[name].to(device)
 
     def _evaluate(
         self, closure: Closure | None, loss: Loss | None, like: Tensor

@@ -64,8 +64,14 @@ class BPGrad(LossAwareOptimizer):
         RuntimeError: if ``fused`` and ``foreach`` are both True.
     """
 
-    _scalars = frozenset(
-        ("step_size", "f_min", "grad_norm", "step", "skipped_steps", "negative_losses", "seed")
+    _scalars = (
+        "step_size",
+        "f_min",
+        "grad_norm",
+        "step",
+        "skipped_steps",
+        "negative_losses",
+        "seed",
     )
 
     def __init__(
@@ -187,56 +193,54 @@ class BPGrad(LossAwareOptimizer):
         paper = shared["variant"] == "paper"
         loop = shared["foreach"] is False and not shared["fused"]
 
-        params = [_with_gradient(group) for group in self.param_groups]
-        grads = [[p.grad for p in chosen] for chosen in params]
-        directions = [
-            _add_decay(g, p, group["weight_decay"], loop)
-            for group, p, g in zip(self.param_groups, params, grads, strict=True)
-        ]
+        params, grads, directions = [], [], []
+        for group in self.param_groups:
+            params.append([p for p in group["params"] if p.grad is not None])
+            grads.append([p.grad for p in params[-1]])
+            directions.append(_add_decay(grads[-1], params[-1], group["weight_decay"], loop))
         norm = _global_norm(directions if paper else grads, shared["f_min"], loop)
         divisor = norm.masked_fill(norm == 0.0, math.inf)  # d = 0 where the norm is 0
         if shared["on_zero_gradient"] == "random":
-            directions, divisor = self._randomize_zero(directions, norm, loop)
+            directions, divisor = self._randomize_zero(directions, norm, divisor, loop)
 
         skipped = ~(f.abs() + norm < math.inf)  # a NaN compares as False
-        taken = ~skipped
         f = f.masked_fill(skipped, math.inf)
         f_min = shared["f_min"]
         torch.fmin(f_min, f, out=f_min)
         gap = f.sub(f_min, alpha=shared["rho"]).clamp_(min=0.0)
 
-        for group, p, d in zip(self.param_groups, params, directions, strict=True):
+        for group, ps, ds in zip(self.param_groups, params, directions, strict=True):
             eta = group["step_size"]
-            torch.where(taken, gap * (group["lr"] / group["lipschitz"]), eta, out=eta)
-            self._update(group, p, d, divisor, taken)
+            torch.where(skipped, eta, gap * group["lr"] / group["lipschitz"], out=eta)
+            if ps:
+                self._update(group, ps, ds, divisor, skipped)
 
-        torch.where(taken, norm, shared["grad_norm"], out=shared["grad_norm"])
-        shared["step"].add_(taken)
+        torch.where(skipped, shared["grad_norm"], norm, out=shared["grad_norm"])
+        shared["step"].add_(~skipped)
         shared["skipped_steps"].add_(skipped)
-        shared["negative_losses"].add_((f < 0.0) & taken)
+        shared["negative_losses"].add_(f < 0.0)
         return given
 
     def _randomize_zero(
-        self, directions: list[list[Tensor]], norm: Tensor, loop: bool
+        self, directions: list[list[Tensor]], norm: Tensor, divisor: Tensor, loop: bool
     ) -> tuple[list[list[Tensor]], Tensor]:
-        """Replace the directions by noise, and the divisor by its norm, where ``norm`` is zero."""
+        """Where ``norm`` is zero, replace the directions by noise and the divisor by its norm."""
         shared = self.param_groups[0]
-        zero = norm == 0.0
         key = _mix(shared["seed"] + shared["step"] * GOLDEN_GAMMA)
-        noise = []
-        for group in directions:
+        noise: list[list[Tensor]] = []
+        for ds in directions:
             noise.append([])
-            for d in group:
+            for d in ds:
                 if hasattr(d, "to_local"):
                     raise RuntimeError("on_zero_gradient='random' does not support DTensor")
                 key = _mix(key)
                 noise[-1].append(_gaussian_noise(d, key.to(d.device)))
-        divisor = torch.where(zero, _global_norm(noise, norm, loop), norm)
+        zero = norm == 0.0
         chosen = [
             [torch.where(zero.to(d.device), z, d) for z, d in zip(zs, ds, strict=True)]
             for zs, ds in zip(noise, directions, strict=True)
         ]
-        return chosen, divisor
+        return chosen, torch.where(zero, _global_norm(noise, norm, loop), divisor)
 
     def _update(
         self,
@@ -244,32 +248,31 @@ class BPGrad(LossAwareOptimizer):
         params: list[Tensor],
         directions: list[Tensor],
         divisor: Tensor,
-        taken: Tensor,
+        skipped: Tensor,
     ) -> None:
-        """Move the velocities and parameters of one group, where ``taken`` holds."""
-        paper = group["variant"] == "paper"
+        """Move the velocities and parameters of one group, unless the step is skipped."""
+        shared = self.param_groups[0]
+        paper = shared["variant"] == "paper"
         eta = group["step_size"]
         factor = (eta if paper else torch.ones_like(eta)).div(divisor).neg_()
-        # Without decay the directions are the gradients, which must not be written to.
-        multiply = torch._foreach_mul_ if group["weight_decay"] else torch._foreach_mul
         velocities = [self._velocity(p) for p in params]
-        for w, d, v in buckets(params, directions, velocities):
-            device, dtype = w[0].device, torch.promote_types(w[0].dtype, torch.float32)
-            # Next to a subnormal norm the factor would be infinite in float32.
+        for ws, ds, vs in buckets(params, directions, velocities):
+            device, dtype = ws[0].device, torch.promote_types(ws[0].dtype, torch.float32)
+            # Over a subnormal norm the factor would be infinite in float32.
             scale = factor.clamp(min=-torch.finfo(dtype).max).to(device, dtype)
             reach = 1.0 if paper else eta.to(device, dtype)
-            flag, momentum = taken.to(device), group["momentum"]
-            if _is_loop(group):
-                _apply_loop(w, [x * scale for x in d], v, momentum, reach, flag)
-                continue
-            if group["weight_decay"]:
-                torch._foreach_mul_(d, scale)
-            else:  # here the directions are the gradients, which are not ours to write to
-                d = torch._foreach_mul(d, scale)
-            if _is_fused(group, w, d, v):
-                _apply_fused(w, d, v, momentum, reach, flag)
+            if shared["foreach"] is False and not shared["fused"]:
+                steps = [d * scale for d in ds]
+                apply = _apply_loop
             else:
-                _apply_foreach(w, d, v, momentum, reach, flag)
+                # Without weight decay the directions are the gradients: not to be written to.
+                if group["weight_decay"] == 0:
+                    steps = list(torch._foreach_mul(ds, scale))
+                else:
+                    steps = ds
+                    torch._foreach_mul_(steps, scale)
+                apply = _apply_fused if _is_fused(shared, ws, steps, vs) else _apply_foreach
+            apply(ws, steps, vs, group["momentum"], reach, skipped.to(device))
 
     def _velocity(self, param: Tensor) -> Tensor:
         state = self.state[param]
@@ -278,8 +281,40 @@ class BPGrad(LossAwareOptimizer):
         return state["momentum_buffer"]
 
 
-def _is_loop(group: dict[str, Any]) -> bool:
-    return group["foreach"] is False and not group["fused"]
+def _add_decay(
+    grads: list[Tensor], params: list[Tensor], weight_decay: float, loop: bool
+) -> list[Tensor]:
+    """Return g + λw as new tensors, or the gradients themselves if λ = 0.
+
+    Raises:
+        RuntimeError: for sparse gradients.
+    """
+    if any(g.is_sparse for g in grads):
+        raise RuntimeError("BPGrad does not support sparse gradients")
+    if weight_decay == 0 or not grads:
+        return grads
+    if loop:
+        return [g.add(p, alpha=weight_decay) for g, p in zip(grads, params, strict=True)]
+    return list(torch._foreach_add(grads, params, alpha=weight_decay))
+
+
+def _global_norm(groups: list[list[Tensor]], like: Tensor, loop: bool) -> Tensor:
+    """2-norm of all tensors together, 0-dim, accumulated in the dtype of ``like``.
+
+    In float32 torch's CPU norms are wrong by 2e-3 at 4e7 elements, and squares underflow below
+    1e-19. The norm of a DTensor is the sum over its ranks: hence ``full_tensor``.
+    """
+    norms: list[Tensor] = []
+    for tensors in filter(None, groups):
+        # torch 2.15 takes the dtype of a foreach norm of DTensors for a list of dimensions.
+        if loop or any(type(t) is not Tensor for t in tensors):
+            norms += [torch.linalg.vector_norm(t, dtype=like.dtype) for t in tensors]
+        else:
+            norms += torch._foreach_norm(tensors, 2, dtype=like.dtype)
+    if not norms:
+        return torch.zeros_like(like)
+    full = [n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]
+    return torch.linalg.vector_norm(torch.stack([n.to(like.device) for n in full]))
 
 
 def _is_fused(
@@ -295,7 +330,7 @@ def _is_fused(
     possible = (
         params[0].device.type == "cpu"
         and params[0].is_floating_point()
-        and not torch.compiler.is_compiling()  # where torch fuses the plain operations itself
+        and not torch.compiler.is_compiling()  # the compiler fuses the plain operations itself
         and all(
             w.stride() == s.stride() == v.stride()
             for w, s, v in zip(params, steps, velocities, strict=True)
@@ -303,46 +338,10 @@ def _is_fused(
     )
     if group["fused"] and not possible:
         raise RuntimeError(
-            "`fused=True` needs real parameters on the CPU, gradients laid out in memory like "
-            "them, and no torch.compile"
+            "`fused=True` needs floating-point parameters on the CPU with gradients laid out in "
+            "memory like them, and no torch.compile; leave it at None."
         )
     return possible
-
-
-def _with_gradient(group: dict[str, Any]) -> list[Tensor]:
-    params = [p for p in group["params"] if p.grad is not None]
-    if any(p.grad.is_sparse for p in params):
-        raise RuntimeError("BPGrad does not support sparse gradients")
-    return params
-
-
-def _add_decay(
-    grads: list[Tensor], params: list[Tensor], weight_decay: float, loop: bool
-) -> list[Tensor]:
-    """Return g + λw as new tensors, or the gradients themselves if λ = 0."""
-    if not weight_decay or not params:
-        return grads
-    if loop:
-        return [g.add(p, alpha=weight_decay) for g, p in zip(grads, params, strict=True)]
-    return list(torch._foreach_add(grads, params, alpha=weight_decay))
-
-
-def _global_norm(groups: list[list[Tensor]], like: Tensor, loop: bool) -> Tensor:
-    """2-norm of all tensors together, 0-dim with the dtype (of accumulation) and device of ``like``.
-
-    torch's float32 CPU norms are wrong by 2e-3 at 4e7 elements, and their squares underflow below
-    norms of 1e-19. The norm of a DTensor is the sum over its ranks: hence ``full_tensor``.
-    """
-    norms: list[Tensor] = []
-    for tensors in filter(None, groups):
-        if loop:
-            norms += [torch.linalg.vector_norm(t, dtype=like.dtype) for t in tensors]
-        else:
-            norms += torch._foreach_norm(tensors, 2, like.dtype)
-    if not norms:
-        return torch.zeros_like(like)
-    full = [n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]
-    return torch.linalg.vector_norm(torch.stack([n.to(like.device) for n in full]))
 
 
 def _apply_loop(
@@ -351,12 +350,12 @@ def _apply_loop(
     velocities: list[Tensor],
     momentum: float,
     reach: float | Tensor,
-    taken: Tensor,
+    skipped: Tensor,
 ) -> None:
-    """v ← μ v + s and w ← w + reach · v, where ``taken``: the readable reference of the three."""
+    """The update v ← μ v + s, w ← w + reach · v: the readable reference of the three."""
     for w, s, v in zip(params, steps, velocities, strict=True):
-        torch.where(taken, momentum * v + s, v, out=v)
-        torch.where(taken, w + reach * v, w, out=w)
+        torch.where(skipped, v, momentum * v + s, out=v)
+        torch.where(skipped, w, w + reach * v, out=w)
 
 
 def _apply_foreach(
@@ -365,16 +364,17 @@ def _apply_foreach(
     velocities: list[Tensor],
     momentum: float,
     reach: float | Tensor,
-    taken: Tensor,
+    skipped: Tensor,
 ) -> None:
     """The same with multi-tensor operations; overwrites ``steps``."""
     torch._foreach_add_(steps, velocities, alpha=momentum)
     for v, new in zip(velocities, steps, strict=True):
-        torch.where(taken, new, v, out=v)
-    torch._foreach_mul_(steps, reach)
+        torch.where(skipped, v, new, out=v)
+    if isinstance(reach, Tensor):
+        torch._foreach_mul_(steps, reach)
     torch._foreach_add_(steps, params)
     for w, new in zip(params, steps, strict=True):
-        torch.where(taken, new, w, out=w)
+        torch.where(skipped, w, new, out=w)
 
 
 def _apply_fused(
@@ -383,9 +383,9 @@ def _apply_fused(
     velocities: list[Tensor],
     momentum: float,
     reach: float | Tensor,
-    taken: Tensor,
+    skipped: Tensor,
 ) -> None:
-    """The same in one pass over memory: SGD with learning rate −reach and gradient s."""
+    """The same in one pass over memory: SGD with gradient s and learning rate −reach."""
     torch._fused_sgd_(
         params,
         steps,
@@ -398,7 +398,7 @@ def _apply_fused(
         maximize=False,
         is_first_step=False,
         grad_scale=None,
-        found_inf=(~taken).float(),  # 1 makes the kernel return at once
+        found_inf=skipped.float(),  # 1 makes the kernel return before it touches anything
     )
 
 

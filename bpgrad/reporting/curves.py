@@ -1,7 +1,10 @@
 """Learning curves: a row of panels for each task, training objective and validation metric."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import matplotlib
 import numpy as np
@@ -31,53 +34,67 @@ SETTINGS = {
 METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
 
 
-def draw(title: str, comparisons: Sequence[Comparison], files: Sequence[Path]) -> None:
-    """Draw the curves over epochs into one or several files, .svg or .png.
+def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
+    """The curves over epochs, a row of panels for each task with any rows.
 
     Of several seeds a line is the mean and a band reaches from the smallest to the largest.
-    Solvers with no finished run are drawn as far as they came.
+    A solver with no finished run is drawn as far as it came.
     """
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # the user's matplotlibrc has no say
-        matplotlib.rcParams.update(SETTINGS)
-        figure = _figure(title, comparisons)
-        for path in files:
-            kind = path.suffix.removeprefix(".")
-            write_atomically(
-                path,
-                lambda file, kind=kind: figure.savefig(file, format=kind, metadata=METADATA[kind]),
-            )
-
-
-def _figure(title: str, comparisons: Sequence[Comparison]) -> Figure:
-    height = ROW_HEIGHT * len(comparisons) + 1.0
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
-    panels = figure.subplots(len(comparisons), 2, squeeze=False)
+    comparisons = [c for c in comparisons if any(len(run.rows) for run in c.runs)]
     solvers = tuple(dict.fromkeys(s for comparison in comparisons for s in comparison.solvers))
     styles = line_styles(solvers)
-    for (left, right), comparison in zip(panels, comparisons, strict=True):
-        (_, objective), (name, shown) = list(comparison.metrics.items())[:2]
-        task, unit = task_title(comparison.task), f" ({shown.unit})" if shown.unit else ""
-        left.set_title(f"{task}: training {objective.title}", loc="left")
-        right.set_title(f"{task}: validation {shown.title}{unit}", loc="left")
-        _panel(left, comparison, "train_objective", styles, log=True)
-        _panel(right, comparison, f"val_{name}", styles, log=not shown.higher_is_better)
-    for panel in panels[-1]:
-        panel.set_xlabel("epoch")
-    handles = {label: line for panel in panels.flat for label, line in _lines(panel).items()}
-    drawn = [solver for solver in solvers if solver in handles]
-    seeds = max(len(c.finished(solver)) for c in comparisons for solver in c.solvers)
+    with _settings():
+        figure = Figure((WIDTH, ROW_HEIGHT * len(comparisons) + 1), layout="constrained")
+        figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
+        panels = figure.subplots(len(comparisons), 2, squeeze=False)
+        for (left, right), comparison in zip(panels, comparisons, strict=True):
+            (_, objective), (name, shown) = list(comparison.metrics.items())[:2]
+            task, unit = task_title(comparison.task), f" ({shown.unit})" if shown.unit else ""
+            left.set_title(f"{task}: training {objective.title}", loc="left")
+            right.set_title(f"{task}: validation {shown.title}{unit}", loc="left")
+            _panel(left, comparison, "train_objective", styles, log=True)
+            _panel(right, comparison, f"val_{name}", styles, log=not shown.higher_is_better)
+        for panel in panels[-1]:
+            panel.set_xlabel("epoch")
+        _legend(figure, solvers)
+        seeds = max(len(c.finished(solver)) for c in comparisons for solver in c.solvers)
+        if seeds > 1:
+            words = f"line: mean of {seeds} seeds, band: smallest to largest"
+            figure.legends[0].set_title(words)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as .svg or .png; the same figure gives the same bytes."""
+    kind = path.suffix.removeprefix(".")
+
+    def write(file: IO[bytes]) -> None:
+        with _settings():
+            figure.savefig(file, format=kind, metadata=METADATA[kind])
+
+    write_atomically(path, write)
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # the user's matplotlibrc has no say
+        matplotlib.rcParams.update(SETTINGS)  # type: ignore[arg-type]
+        yield
+
+
+def _legend(figure: Figure, solvers: Sequence[str]) -> None:
+    """One legend for all panels, below them."""
+    lines = {line.get_label(): line for panel in figure.axes for line in panel.get_lines()}
+    drawn = [solver for solver in solvers if solver in lines]
     figure.legend(
-        [handles[solver] for solver in drawn],
+        [lines[solver] for solver in drawn],
         drawn,
-        title=f"line: mean of {seeds} seeds, band: smallest to largest" if seeds > 1 else None,
         loc="outside lower center",
-        ncols=min(4, len(drawn)) or 1,
+        ncols=min(4, len(drawn)),
         handlelength=4,
         columnspacing=2.5,
     )
-    return figure
 
 
 def _panel(
@@ -129,7 +146,3 @@ def _log_axis(panel: Axes, lowest: float, highest: float) -> None:
         panel.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.yaxis.set_minor_locator(NullLocator())
-
-
-def _lines(panel: Axes) -> dict[str, object]:
-    return dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))

@@ -14,7 +14,7 @@ from bpgrad.errors import RecordError
 from bpgrad.records.run_record import RunRecord
 
 if TYPE_CHECKING:
-    from bpgrad.tasks.task import Metric
+    from bpgrad.metrics import Metric
 
 # What runs of one task and seed must share, by its key in meta.json.
 SHARED_BY_A_SEED = {
@@ -73,8 +73,8 @@ def read_run(record: RunRecord, solver: str, seed: int) -> Run:
     rows = pd.DataFrame([metrics | timing for metrics, timing in pairs])
     if result is not None and len(rows) != result["epochs"]:
         raise RecordError(
-            f"{record.directory}: result.json is of epoch {result['epochs']} but {len(rows)} epochs "
-            "are recorded; delete the directory to run again"
+            f"{record.directory}: result.json is of epoch {result['epochs']} but {len(rows)} are "
+            "recorded; delete the directory to run again"
         )
     if len(rows) and not (config and meta.get("starts")):
         raise RecordError(

@@ -15,7 +15,7 @@ from bpgrad.reporting.runs import Comparison, Run
 from bpgrad.reporting.style import task_title
 
 if TYPE_CHECKING:
-    from bpgrad.tasks.task import Metric
+    from bpgrad.metrics import Metric
 
 PHASES = ("train", "val")
 
@@ -49,7 +49,8 @@ def summarise(comparison: Comparison) -> pd.DataFrame:
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
     """All summaries in one table, to six significant digits; no value where a task has no such."""
-    table = pd.concat([summarise(comparison) for comparison in comparisons])
+    summaries = [summarise(comparison) for comparison in comparisons]
+    table = pd.concat([summary for summary in summaries if len(summary)])
     text = io.StringIO()
     table.to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
     return text.getvalue()
@@ -60,7 +61,9 @@ def as_markdown(title: str, comparisons: Sequence[Comparison]) -> str:
     lines = [f"# {title}"]
     for comparison in comparisons:
         header, rows = _cells(comparison)
-        lines += ["", f"## {task_title(comparison.task)}", "", *_aligned(header, rows), ""]
+        lines += ["", f"## {task_title(comparison.task)}", ""]
+        if rows:
+            lines += [*_aligned(header, rows), ""]
         lines += [f"- {note}" for note in notes(comparison)]
     return "\n".join(lines) + "\n"
 
@@ -73,9 +76,11 @@ def show(title: str, comparisons: Sequence[Comparison], console: Console) -> Non
     console.print(f"\n{title}", style="bold", markup=False, highlight=False)
     for comparison in comparisons:
         header, rows = _cells(comparison)
-        table = Table(title=task_title(comparison.task), title_justify="left", box=box.SIMPLE_HEAD)
-        for k, name in enumerate(header):
-            table.add_column(name, justify="right" if k else "left", no_wrap=not k)
+        table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+        table.title, table.title_justify = f"\n{task_title(comparison.task)}", "left"
+        widths = _fit(header, rows, console.width - 2 * len(header))
+        for k, (name, width) in enumerate(zip(header, widths, strict=True)):
+            table.add_column(name, justify="right" if k else "left", width=width)
         for row in rows:
             table.add_row(*row)
         console.print(table)
@@ -133,6 +138,18 @@ def _value(mean: float, std: float, metric: Metric) -> str:
     if pd.isna(std):
         return f"{mean:{style}}"
     return f"{mean:{style}} ± {std:{'.2f' if metric.unit == '%' else '#.2g'}}"
+
+
+def _fit(header: Sequence[str], rows: Sequence[Sequence[str]], available: int) -> list[int]:
+    """Column widths: all in one line if it fits, else the header and then cells between words."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    if sum(widths) > available:
+        widths = [max(len(word) for cell in column for word in cell.split()) for column in columns]
+        for k, (_, *cells) in enumerate(columns):
+            wanted = max(map(len, cells), default=0) - widths[k]
+            widths[k] += max(min(wanted, available - sum(widths)), 0)
+    return widths
 
 
 def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from bpgrad.data import cifar10, digits, mnist, order
 from bpgrad.data.images import ImageSet
 from bpgrad.errors import ConfigError
+from bpgrad.metrics import Metric
 from bpgrad.models.lenet import CifarLeNet, DigitsLeNet, MnistLeNet, load_matconvnet_weights
-from bpgrad.tasks.task import Batch, Context, Metric
+from bpgrad.tasks.task import Batch, Context
 
 EVAL_BATCH = 500
 

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from bpgrad.metrics import Metric
 from bpgrad.world import World
 
 
@@ -22,15 +23,6 @@ class Context:
     train_examples: int | None = None
     val_examples: int | None = None
     download: bool = False
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a quantity is shown: its title, its unit, and which direction is better."""
-
-    title: str
-    unit: str = ""
-    higher_is_better: bool = False
 
 
 @dataclass(frozen=True)

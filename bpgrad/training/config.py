@@ -171,7 +171,7 @@ def _refuse_added_keys(composed: DictConfig) -> None:
 
 
 def task_class(cfg: Config) -> Any:
-    """The task class (a `Task`) that `task.target` names, its options checked against its signature."""
+    """The class (a `Task`) that `task.target` names, its options checked by its signature."""
     task = import_object(cfg.task.get("target"), "task.target")
     check_arguments(task, task_options(cfg), "task", reserved=("name", "target"), given=1)
     return task

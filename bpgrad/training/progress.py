@@ -1,7 +1,9 @@
 """Progress on the screen: a bar with rate and ETA on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +15,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from bpgrad.metrics import Metric
 
 PLAIN_SECONDS = 60.0  # between lines inside an epoch, where there is no terminal
 BAR_SECONDS = 0.2
@@ -84,4 +88,31 @@ class ProgressBar:
         if self._bar:
             self._bar.console.print(line, markup=False, soft_wrap=True)
         else:
-            print(line, flush=True)
+            say(line)
+
+
+def say(line: str) -> None:
+    """Print a line; a reader that went away (a closed pipe) does not end a training."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def epoch_line(
+    metrics: Mapping[str, Metric],
+    epochs: int,
+    row: Mapping[str, float],
+    timing: Mapping[str, float],
+    eta: str,
+) -> str:
+    """What is shown of an epoch: each metric in training and validation, rate and ETA."""
+    parts = [f"epoch {row['epoch']:>3}/{epochs}"]
+    for phase in ("train", "val"):
+        shown = [
+            f"{metric.title} {row[f'{phase}_{name}']:.4g} {metric.unit}".rstrip()
+            for name, metric in metrics.items()
+            if f"{phase}_{name}" in row
+        ]
+        parts.append(" ".join([phase, *shown]))
+    return "  ".join([*parts, f"{timing['images_per_second']:.0f} images/s", f"ETA {eta}"])

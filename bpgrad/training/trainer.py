@@ -5,7 +5,6 @@ to a buffer on the device that is read once an epoch.
 """
 
 import hashlib
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from bpgrad.errors import ConfigError, Diverged, Interrupted
+from bpgrad.errors import Diverged, Interrupted
 from bpgrad.records.files import write_atomically
 from bpgrad.records.provenance import describe_start, tensors_sha256
 from bpgrad.records.run_record import Row, RunRecord
@@ -26,7 +25,8 @@ from bpgrad.training import checkpoint
 from bpgrad.training.config import Config, SolverSpec, solver_spec, task_class, task_options
 from bpgrad.training.history import History, epoch_means, step_summary
 from bpgrad.training.identity import describe, run_name
-from bpgrad.training.progress import ProgressBar
+from bpgrad.training.numerics import configure_torch
+from bpgrad.training.progress import ProgressBar, epoch_line, say
 from bpgrad.training.signals import SignalGuard
 from bpgrad.training.solver import LossFeedback, build_optimizer, set_learning_rate, takes_loss
 from bpgrad.world import World, join_world
@@ -51,7 +51,8 @@ def train(cfg: Config) -> dict[str, Any]:
         try:
             finished = None if cfg.rerun else record.result()
             if finished is not None:
-                _say(world, f"{record.directory}: finished already (rerun=true repeats it)")
+                if world.is_main:
+                    say(f"{record.directory}: finished already (rerun=true repeats it)")
                 return finished
             return _Run(cfg, world, guard, record).to_the_end()
         finally:
@@ -127,7 +128,7 @@ class _Run:
         cfg, total = self.cfg, self.cfg.epochs * len(self.sizes)
         done = (self.at.epoch - 1) * len(self.sizes) + self.at.iteration
         if done:
-            _say(self.world, f"{self.record.directory}: resuming at epoch {self.at.epoch}")
+            self._say(f"{self.record.directory}: resuming at epoch {self.at.epoch}")
         mirror = self._open_mirror()
         exit_code = 1
         try:
@@ -218,7 +219,7 @@ class _Run:
             self._save_series(epoch, series)
             self.history.write(self.record)
         timing["log_seconds"] = round(time.perf_counter() - clock, 3)
-        bar.say(self._line(metrics, timing) + f"  ETA {bar.eta()}")
+        bar.say(epoch_line(self.task.metrics, self.cfg.epochs, metrics, timing, bar.eta()))
         if self._stop_requested():
             self._stop(save=False)
         self.guard.deferred = False
@@ -238,12 +239,11 @@ class _Run:
             self.record.write_result(result)
         skipped = last.get("skipped_steps", 0) + last.get("negative_losses", 0)
         if skipped:
-            _say(
-                self.world,
+            self._say(
                 f"warning: {last['skipped_steps']:.0f} steps were skipped (non-finite loss or "
                 f"gradient), {last['negative_losses']:.0f} had a negative loss",
             )
-        _say(self.world, f"recorded in {self.record.directory}")
+        self._say(f"recorded in {self.record.directory}")
         return result
 
     # -- the record ------------------------------------------------------------------------------
@@ -288,21 +288,6 @@ class _Run:
                 metrics | timing
                 for metrics, timing in zip(self.history.metrics, self.history.timing, strict=True)
             ],
-        )
-
-    def _line(self, metrics: Row, timing: Row) -> str:
-        shown = "  ".join(
-            f"{phase}"
-            + "".join(
-                f" {metric.title} {metrics[f'{phase}_{name}']:.4g} {metric.unit}".rstrip()
-                for name, metric in self.task.metrics.items()
-                if f"{phase}_{name}" in metrics
-            )
-            for phase in ("train", "val")
-        )
-        return (
-            f"epoch {metrics['epoch']:>3}/{self.cfg.epochs}  {shown}  "
-            f"{timing['images_per_second']:.0f} images/s"
         )
 
     # -- stopping and resuming -------------------------------------------------------------------
@@ -359,28 +344,13 @@ class _Run:
             self.record.write_meta(self.record.meta() | {"diverged": where})
         raise Diverged(_divergence(self.record, **where))
 
+    def _say(self, line: str) -> None:
+        if self.world.is_main:
+            say(line)
+
     def _autocast(self) -> torch.autocast:
         on = self.cfg.precision == "bf16"
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=on)
-
-
-def configure_torch(cfg: Config, device: torch.device) -> None:
-    """Threads, determinism and float32 arithmetic of this process.
-
-    Raises ConfigError if the device cannot do what is asked.
-    """
-    if cfg.precision == "tf32" and device.type != "cuda":
-        raise ConfigError("precision=tf32: needs a CUDA device; use fp32 or bf16")
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
-    arithmetic = "tf32" if cfg.precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = arithmetic  # type: ignore[attr-defined]
-    torch.backends.cudnn.conv.fp32_precision = arithmetic  # type: ignore[attr-defined]
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    torch.use_deterministic_algorithms(cfg.deterministic)
-    # It would also fill every new tensor, at a cost; nothing here reads what it did not write.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.manual_seed(cfg.seed)
 
 
 def _divergence(record: RunRecord, epoch: int, iteration: int) -> str:
@@ -388,8 +358,3 @@ def _divergence(record: RunRecord, epoch: int, iteration: int) -> str:
         f"{record.name} diverged: its objective stopped being finite at epoch {epoch}, "
         f"iteration {iteration}"
     )
-
-
-def _say(world: World, line: str) -> None:
-    if world.is_main:
-        print(line, flush=True)

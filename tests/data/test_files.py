@@ -143,7 +143,7 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(
 ) -> None:
     downloader.contents = {"one": b"first file", "two": b"seco"}
     downloader.error = error
-    with pytest.raises(DataError, match="tiny: the download into .* failed") as caught:
+    with pytest.raises(DataError, match=r"tiny: the download into .* failed") as caught:
         SOURCE.download(tmp_path)
     assert "\n" not in str(caught.value)
     assert f"two (md5 {SOURCE.md5['two']})" in str(caught.value)

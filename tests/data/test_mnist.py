@@ -3,10 +3,12 @@ import gzip
 import hashlib
 import struct
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+import torchvision.datasets
 
 from bpgrad.data import mnist
 from bpgrad.errors import DataError
@@ -63,6 +65,21 @@ def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupted_download_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half_a_file(url: str, download_root: str, filename: str, md5: str) -> None:
+        assert md5 == mnist.MD5[filename]
+        Path(download_root, filename).write_bytes(b"half")
+        raise URLError("connection lost")
+
+    monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", half_a_file)
+    with pytest.raises(DataError, match="connection lost") as caught:
+        mnist.load(tmp_path, download=True)
+    assert "\n" not in str(caught.value)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 @pytest.mark.realdata
 def test_the_real_data(data_root: Path) -> None:
     train, val = mnist.load(data_root)
@@ -76,9 +93,10 @@ def test_the_real_data(data_root: Path) -> None:
     ]
     assert train.labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert val.labels[:5].tolist() == [7, 2, 1, 0, 4]
-    # The published mean of the raw training pixels is 0.1307 · 255; the training set is centred.
-    assert train.images.mean().item() == pytest.approx(0, abs=1e-4)
-    raw = train.images - train.images[:, :, :1, :1]  # the corner is black in every image
-    assert raw.mean().item() == pytest.approx(0.1307 * 255, abs=0.02)
-    assert raw.std().item() == pytest.approx(0.3081 * 255, abs=0.02)
-    assert 150 < train.images.max() <= 255
+    mean = -train.images.amin(0)  # every pixel is black, 0, in some training image
+    raw = (train.images + mean) / 255
+    assert raw.mean().item() == pytest.approx(0.1307, abs=1e-4)  # as published
+    assert raw.std().item() == pytest.approx(0.3081, abs=1e-4)
+    torch.testing.assert_close(raw.mean(0) * 255, mean, atol=1e-2, rtol=0)
+    assert (val.images + mean).amin().item() == pytest.approx(0, abs=1e-4)
+    assert (val.images + mean).amax().item() == pytest.approx(255, abs=1e-4)

@@ -57,9 +57,10 @@ def test_mirror_coins_are_fair(phase: order.Phase) -> None:
 
 
 def test_mirror_coins_have_streams_of_their_own() -> None:
+    phases: tuple[order.Phase, ...] = ("train", "val")
     streams = [
         tuple(order.mirror_coins(100, seed, epoch, phase).tolist())
-        for seed, epoch, phase in product((0, 1, 2), (0, 1, 2), ("train", "val"))
+        for seed, epoch, phase in product((0, 1, 2), (0, 1, 2), phases)
     ]
     streams.append(
         tuple(torch.randint(2, (100,), generator=order.epoch_generator(0, 0)).bool().tolist())

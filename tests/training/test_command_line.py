@@ -116,6 +116,24 @@ def test_a_sweep_goes_on_after_a_failure_and_leaves_nothing_of_hydra(
     assert len(finished) == 1
 
 
+def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path: Path) -> None:
+    """As in `python run.py | head -1`."""
+    arguments = [*tiny_overrides(tmp_path), "epochs=3"]
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert len(list(tmp_path.rglob("result.json"))) == 1
+
+
 def test_help_lists_groups_and_common_keys(tmp_path: Path) -> None:
     shown = run_process(["--help"], tmp_path).stdout
     for words in (

@@ -1,0 +1,12 @@
+"""The quantities that judge a model: how each is shown, and how it is computed."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a quantity is shown: its title, its unit, and which direction is better."""
+
+    title: str
+    unit: str = ""
+    higher_is_better: bool = False

@@ -1,0 +1,114 @@
+"""Adam as MatConvNet computes it."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+from torch.optim.optimizer import ParamsT
+
+# Optimizer patches the step of every class that is instantiated so that it runs the step hooks;
+# MatConvNetAdam.step gets its own patch, and must not run them again in the step that it builds on.
+_adam_step = inspect.unwrap(Adam.step, stop=lambda function: not hasattr(function, "hooked"))
+
+
+class MatConvNetAdam(Adam):
+    r"""Adam with ε outside the bias correction (reference section 3).
+
+    .. math::
+        w ← w − lr \frac{\sqrt{1 − β_2^t}}{1 − β_1^t} \frac{m}{\sqrt v + ε}
+
+    ``torch.optim.Adam`` divides by :math:`\sqrt v + ε \sqrt{1 − β_2^t}` instead, which is far
+    smaller in the first steps and matters for gradients as small as ε. This class runs torch's
+    kernels with ε / √(1 − β2^t) during step t, and is the same but for rounding.
+
+    t is counted per group, as ``group["steps"]``: parameters that first get a gradient later than
+    others of their group take the ε of the group.
+
+    Args:
+        params: tensors, or dicts that define groups with their own ``lr``, ``betas``, ``eps`` or
+            ``weight_decay``.
+        lr: learning rate.
+        betas: β1 and β2, each in [0, 1).
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0, coupled (added to the gradient).
+        foreach, fused, capturable: as in ``torch.optim.Adam``; the fused kernels take ε from the
+            host and hence exclude ``capturable``.
+
+    Raises:
+        ValueError: for a value outside its range.
+        RuntimeError: for ``fused`` together with ``foreach`` or ``capturable``.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        if fused and capturable:
+            raise RuntimeError("`fused` and `capturable` cannot be `True` together.")
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            foreach=foreach,
+            fused=fused,
+            capturable=capturable,
+        )
+        # Let GradScaler leave out a step with infinite gradients as a whole: t must not count it.
+        self._step_supports_amp_scaling = False
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its t starts at 0."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        # A captured step has to count on the device.
+        device = group["params"][0].device
+        group["steps"] = (
+            torch.zeros((), dtype=torch.float64, device=device) if group["capturable"] else 0
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, also from another device."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            if isinstance(group["steps"], Tensor):
+                group["steps"] = group["steps"].to(group["params"][0].device)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; the gradients are those that ``closure`` computes, if it is given.
+
+        Returns:
+            What ``closure`` returned, else None.
+
+        Raises:
+            RuntimeError: for sparse gradients.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        moved = [g for g in self.param_groups if any(p.grad is not None for p in g["params"])]
+        given = [group["eps"] for group in moved]
+        try:
+            for group in moved:
+                t = group["steps"] + 1
+                group["eps"] = group["eps"] / (1.0 - group["betas"][1] ** t) ** 0.5
+            _adam_step(self)
+        finally:
+            for group, eps in zip(moved, given, strict=True):
+                group["eps"] = eps
+        for group in moved:
+            group["steps"] += 1
+        return loss

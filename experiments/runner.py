@@ -1,0 +1,131 @@
+"""Does those runs of an experiment that are missing, then shows all of them side by side."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from bpgrad.errors import BPGradError, ConfigError
+from bpgrad.records.files import write_text
+from bpgrad.records.run_record import RunRecord
+from bpgrad.training.cli import one_line
+from bpgrad.training.config import Config, load, task_class
+from bpgrad.training.identity import describe, run_name
+from experiments.declaration import Experiment, PlannedRun, refuse_overrides
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of an experiment with their configurations, and what the result is called.
+
+    `name` (of the files) and `title` tell results of another scale, or with settings other than
+    those declared, from the experiment's own.
+    """
+
+    name: str
+    title: str
+    runs: tuple[tuple[PlannedRun, Config], ...]
+
+
+def prepare(
+    experiment: Experiment,
+    seeds: Sequence[int] = (),
+    scale: str = "paper",
+    overrides: Sequence[str] = (),
+) -> Plan:
+    """Compose and check every run; nothing is trained yet.
+
+    Raises ConfigError that names the run which cannot be composed.
+    """
+    refuse_overrides(overrides, ("task", "solver", "seed", "scale"), "--set")
+    runs = []
+    changes: dict[str, None] = {}
+    for run in experiment.runs(seeds):
+        declared = [*run.overrides, f"scale={scale}"]
+        cfg = _compose(run, [*declared, *overrides])
+        runs.append((run, cfg))
+        if overrides:
+            before = dict(_flat(describe(_compose(run, declared))))
+            after = _flat(describe(cfg))
+            changes |= {f"{k}={v}": None for k, v in after if before.get(k, ...) != v}
+    name = experiment.name
+    title = f"{experiment.paper}: {experiment.title}" if experiment.paper else experiment.title
+    if scale != "paper":
+        name += f"-{scale}"
+        title += f" (scale={scale}, not the full size)"
+    if changes:
+        name += "-modified"
+        title += f" (modified: {', '.join(changes)})"
+    return Plan(name, title, tuple(runs))
+
+
+def execute(plan: Plan) -> int:
+    """Train, resume or skip the runs in turn; the number that failed, each reported on stderr.
+
+    Raises Interrupted on Ctrl-C or SIGTERM.
+    """
+    from bpgrad.training.trainer import train  # torch starts once all configurations are right
+
+    failed = 0
+    for k, (run, cfg) in enumerate(plan.runs, 1):
+        print(f"[{k}/{len(plan.runs)}] {run}", flush=True)
+        try:
+            train(cfg)
+        except BPGradError as error:
+            failed += 1
+            print(f"error: {run}: {error}", file=sys.stderr, flush=True)
+    return failed
+
+
+def report(plan: Plan) -> None:
+    """Show the table of what has finished; write it, and the figure, beside the runs' folder.
+
+    Raises RecordError if the runs cannot be compared, BPGradError if none has finished.
+    """
+    from rich.console import Console
+
+    from bpgrad.reporting import curves, tables
+    from bpgrad.reporting.runs import Comparison, read_run
+
+    comparisons = []
+    for task in dict.fromkeys(run.task for run, _ in plan.runs):
+        pairs = [(run, cfg) for run, cfg in plan.runs if run.task == task]
+        found = (read_run(_record(cfg), run.solver, run.seed) for run, cfg in pairs)
+        comparisons.append(Comparison(task, task_class(pairs[0][1]).metrics, tuple(found)))
+    if not any(run.finished for comparison in comparisons for run in comparison.runs):
+        raise BPGradError(f"{plan.name}: no run has finished, so there is nothing to show")
+
+    results = Path(plan.runs[0][1].results_root).parent
+    table = results / "tables" / plan.name
+    figure = results / "figures" / plan.name
+    write_text(table.with_suffix(".csv"), tables.as_csv(comparisons))
+    write_text(table.with_suffix(".md"), tables.as_markdown(plan.title, comparisons))
+    drawing = curves.draw(plan.title, comparisons)
+    for suffix in (".svg", ".png"):
+        curves.save(drawing, figure.with_suffix(suffix))
+    tables.show(plan.title, comparisons, Console())
+    print(f"\ntable   {table}.md, .csv\nfigure  {figure}.svg, .png", flush=True)
+
+
+def _compose(run: PlannedRun, overrides: Sequence[str]) -> Config:
+    try:
+        return load(overrides)
+    except (BPGradError, HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"{run}: {one_line(error)}") from error
+
+
+def _record(cfg: Config) -> RunRecord:
+    return RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings by their dotted keys."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,149 @@
+"""The declarations, and how mistakes in them are told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bpgrad.errors import ConfigError
+from bpgrad.reporting.style import SOLVER_STYLES
+from bpgrad.training.config import load as compose
+from experiments.declaration import FOLDER, Experiment, load, names
+from experiments.runner import prepare
+
+GOOD = {
+    "title": "A title",
+    "seeds": [0],
+    "tasks": ["digits"],
+    "solvers": [{"label": "SGD", "set": ["solver=sgd"]}],
+}
+
+
+def declared(name: str) -> Experiment:
+    return load(FOLDER / f"{name}.yaml")
+
+
+def declare(folder: Path, **changes: object) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(GOOD | changes))
+    return path
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_run_of_every_experiment_composes(name: str) -> None:
+    experiment = declared(name)
+    plan = prepare(experiment)
+    assert plan.name == name
+    for run, cfg in plan.runs:
+        assert (cfg.task["name"], cfg.seed) == (run.task, run.seed)
+        assert cfg.scale.name == "paper"
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_solver_has_a_style_of_its_own(name: str) -> None:
+    assert {solver.label for solver in declared(name).solvers} <= set(SOLVER_STYLES)
+
+
+def test_figure7_has_the_runs_of_the_paper() -> None:
+    runs = [(run.task, run.solver) for run in declared("figure7").runs()]
+    on = {task: {solver for t, solver in runs if t == task} for task in ("mnist", "cifar10")}
+    assert on["mnist"] == {
+        *("Adagrad", "Adadelta", "RMSProp", "Adam"),
+        *("BPGrad, μ = 0", "BPGrad, μ = 0.9", "BPGrad (released code)"),
+    }
+    assert on["cifar10"] == on["mnist"] | {"Eve"}
+    assert len(runs) == 15
+    momentum = {
+        run.solver: cfg.solver["momentum"]
+        for run, cfg in prepare(declared("figure7")).runs
+        if cfg.solver["name"] == "bpgrad"
+    }
+    assert momentum == {"BPGrad, μ = 0": 0, "BPGrad, μ = 0.9": 0.9}
+
+
+def test_the_quickstart_has_every_solver() -> None:
+    solvers = {cfg.solver["name"] for _, cfg in prepare(declared("quickstart")).runs}
+    assert solvers == {path.stem for path in (FOLDER.parent / "configs/solver").glob("*.yaml")}
+
+
+def test_a_comparison_is_complete_before_the_next_seed_begins() -> None:
+    runs = list(declared("figure7").runs([3, 5]))
+    assert [run.seed for run in runs] == [3] * 15 + [5] * 15
+    assert compose(runs[0].overrides).seed == 3
+
+
+def test_a_good_declaration(tmp_path: Path) -> None:
+    experiment = load(declare(tmp_path, paper="Table 1", seeds=[1, 2]))
+    assert (experiment.name, experiment.paper, experiment.seeds) == ("mine", "Table 1", (1, 2))
+    assert [str(run) for run in experiment.runs()] == ["digits  SGD  seed 1", "digits  SGD  seed 2"]
+
+
+def solver(**changes: object) -> list[dict[str, object]]:
+    return [GOOD["solvers"][0] | changes]  # type: ignore[index,operator]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"titel": "A"}, "unknown mine.titel: did you mean mine.title? choices: title, seeds,"),
+        ({"name": "other"}, "unknown mine.name: choices: title, "),
+        ({"title": None}, "mine.title=None: expected str"),
+        ({"seeds": "0"}, "mine.seeds='0': expected tuple[int, ...]"),
+        ({"seeds": []}, "seeds: at least one is needed"),
+        ({"seeds": [0, 1, 0]}, "seeds: 0 occurs twice"),
+        ({"solvers": {"label": "SGD"}}, "solvers: must be a list of {label: ..., set: "),
+        ({"solvers": ["sgd"]}, "solvers: must be a list of {label: ..., set: "),
+        ({"solvers": solver(lable="x")}, "unknown solvers[0].lable: did you mean "),
+        ({"solvers": [{"label": "SGD"}]}, "solvers[0].set: required by Solver; set it"),
+        ({"solvers": 2 * solver()}, "label: SGD occurs twice"),
+        ({"solvers": solver(set=["momentum=0"])}, "SGD: set: must name one solver, as in "),
+        ({"solvers": solver(set=["solver=sgd", "seed=1"])}, "SGD: set: seed=1: the experiment "),
+        ({"solvers": solver(tasks=["mnist"])}, "unknown task mnist of SGD: choices: digits"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    path = declare(tmp_path, **changes)
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+    assert str(refused.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_not_yaml_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("title: [\nseeds: 0\n")
+    with pytest.raises(ConfigError, match="not YAML") as refused:
+        load(path)
+    assert "\n" not in str(refused.value)
+    path.write_text("- a list\n")
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        load(path)
+
+
+def test_a_run_that_cannot_be_composed_is_named_before_any_starts(tmp_path: Path) -> None:
+    solvers = [*solver(), {"label": "Bad", "set": ["solver=sgd", "solver.lr=-1"]}]
+    with pytest.raises(ConfigError, match=r"^digits  Bad  seed 0: solver=sgd refuses its settings"):
+        prepare(load(declare(tmp_path, solvers=solvers)))
+    with pytest.raises(ConfigError, match=r"^mnits  SGD  seed 0: unknown task=mnits: did you mean"):
+        prepare(load(declare(tmp_path, tasks=["mnits"])))
+
+
+@pytest.mark.parametrize("override", ["task=mnist", "solver=adam", "seed=1", "scale=smoke"])
+def test_what_the_experiment_sets_cannot_be_overridden(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--set {override}: the experiment sets"):
+        prepare(load(declare(tmp_path)), overrides=[override])
+
+
+def test_results_with_other_settings_have_another_name(tmp_path: Path) -> None:
+    experiment = load(declare(tmp_path, paper="Table 1"))
+    same = prepare(experiment, overrides=["threads=1", f"results_root={tmp_path}"])
+    assert (same.name, same.title) == ("mine", "Table 1: A title")
+    smoke = prepare(experiment, scale="smoke")
+    assert (smoke.name, smoke.runs[0][1].scale.name) == ("mine-smoke", "smoke")
+    assert "scale=smoke" in smoke.title
+    changed = prepare(experiment, overrides=["epochs=1", "threads=1"])
+    assert changed.name == "mine-modified"
+    assert changed.title == "Table 1: A title (modified: epochs=1)"
+    assert prepare(experiment, scale="smoke", overrides=["epochs=1"]).name == "mine-smoke-modified"

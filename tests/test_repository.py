@@ -1,0 +1,272 @@
+"""The promises of README, Makefile, lock files and of the house itself."""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+SMALL = ["scale=smoke", "scale.train_examples=320", "scale.val_examples=100", "epochs=1"]
+
+
+def commands(prefix: str) -> list[str]:
+    """The command lines of the README's code blocks that begin so, without their comments."""
+    lines = [line.partition(" #")[0].strip() for _, block in BLOCKS for line in block.splitlines()]
+    return [line for line in lines if line.startswith(prefix)]
+
+
+# -- README --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", commands("python run.py"))
+def test_the_commands_of_the_readme_run(
+    line: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    words = shlex.split(line)
+    if "task=mnist" in words:
+        request.getfixturevalue("data_root")  # skips without the data
+    if "--help" not in words:
+        small = [w for w in SMALL if not ("scale=smoke" in words and w == "scale=smoke")]
+        words += [*small, "threads=1"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / words[1]), *words[2:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    if "--help" not in words:
+        runs = list((tmp_path / "results" / "runs").rglob("result.json"))
+        assert len(runs) == (6 if "-m" in words else 1)
+
+
+def test_the_readme_names_the_experiments_that_exist() -> None:
+    names = {line.split()[3] for line in commands("python -m experiments")}
+    assert names
+    assert names <= {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
+
+
+def test_the_python_of_the_readme_runs() -> None:
+    import torch
+
+    (snippet,) = [block for language, block in BLOCKS if language == "python"]
+    model = torch.nn.Linear(3, 2)
+    before = model.weight.detach().clone()
+    names = {
+        "model": model,
+        "criterion": torch.nn.CrossEntropyLoss(),
+        "inputs": torch.randn(4, 3),
+        "targets": torch.tensor([0, 1, 0, 1]),
+    }
+    exec(snippet, names)
+    assert not torch.equal(model.weight, before)
+
+
+def test_the_solver_file_of_the_readme_trains(tmp_path: Path) -> None:
+    from bpgrad.training.config import load
+    from bpgrad.training.trainer import train
+
+    (text,) = [block for language, block in BLOCKS if language == "yaml"]
+    (tmp_path / "solver").mkdir()
+    (tmp_path / "solver" / "mine.yaml").write_text(text)
+    cfg = load(
+        [
+            f"hydra.searchpath=[file://{tmp_path}]",
+            "solver=mine",
+            *SMALL,
+            "threads=1",
+            f"results_root={tmp_path}/runs",
+            f"checkpoint_root={tmp_path}/checkpoints",
+        ]
+    )
+    assert train(cfg)["run"].startswith("digits/mine/")
+
+
+def test_the_links_of_the_documents_lead_somewhere() -> None:
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if not target.startswith("http"):
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+# -- Makefile ------------------------------------------------------------------------------------
+
+
+def test_make_help_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^\.PHONY: (\S+)$", makefile, flags=re.MULTILINE))
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(re.findall(r"^  make (\S+)", shown.stdout, flags=re.MULTILINE)) == targets
+    assert {"quickstart", "test", "figure7", "bench"} <= targets
+
+
+# -- locks and environments ----------------------------------------------------------------------
+
+
+def pins(lock: str) -> dict[str, list[str]]:
+    """Versions by distribution; a universal lock may have several, for different markers."""
+    found: dict[str, list[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^ ;\\]+)", lock, flags=re.MULTILINE):
+        found.setdefault(name, []).append(version)
+    return found
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-uv.lock"])
+def test_every_pin_has_a_hash_and_no_address(name: str) -> None:
+    lock = (ROOT / name).read_text()
+    entries = re.split(r"\n(?=[\w.-]+==)", lock)[1:]
+    assert len(entries) == sum(len(v) for v in pins(lock).values()) - (not lock.startswith("#"))
+    for entry in entries:
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry.splitlines()[0]
+    assert "://" not in lock
+    assert "index-url" not in lock
+
+
+def test_the_lock_covers_what_pyproject_asks_for() -> None:
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = pins((ROOT / "requirements.lock").read_text())
+    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        wanted = Requirement(text)
+        assert wanted.name.lower() in locked, text
+        for version in locked[wanted.name.lower()]:
+            assert wanted.specifier.contains(version), (text, version)
+
+
+def test_what_is_installed_is_what_is_locked() -> None:
+    from importlib.metadata import version
+
+    locked = pins((ROOT / "requirements.lock").read_text())
+    for name in ("torch", "torchvision", "hydra-core", "numpy", "wandb", "scikit-learn"):
+        assert version(name).partition("+")[0] in locked[name]
+
+
+def conda_pip_lines() -> list[str]:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    return list(pip)
+
+
+def test_environment_yml_is_python_and_the_lock() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    plain = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    assert [entry.partition("=")[0] for entry in plain] == ["python", "pip"]
+    assert conda_pip_lines() == ["--require-hashes", "--requirement requirements.lock"]
+
+
+@pytest.mark.slow
+@pytest.mark.install
+def test_the_pip_section_of_environment_yml_installs(tmp_path: Path) -> None:
+    """As conda does it: the lines in a requirements file beside environment.yml."""
+    uv = Path(sys.executable).with_name("uv")
+    probe = subprocess.run(
+        [uv, "pip", "compile", "--quiet", "--no-deps", "-"],
+        input="six\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if probe.returncode != 0:
+        pytest.skip("no package index can be reached")
+    requirements = tmp_path / "conda-requirements.txt"
+    requirements.write_text("\n".join(conda_pip_lines()) + "\n")
+    (tmp_path / "requirements.lock").write_bytes((ROOT / "requirements.lock").read_bytes())
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run(
+        [uv, "pip", "install", "--quiet", "--python", python, "-r", requirements], check=True
+    )
+    seen = subprocess.run(
+        [python, "-c", "import bpgrad.training.trainer, torch; print(torch.__version__)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    locked = pins((ROOT / "requirements.lock").read_text())["torch"]
+    assert seen.stdout.strip().partition("+")[0] in locked
+
+
+# -- the house -----------------------------------------------------------------------------------
+
+MAY_IMPORT = {
+    "errors": set(),
+    "world": {"errors"},
+    "optim": set(),
+    "models": {"errors"},
+    "metrics": {"errors"},
+    "data": {"errors"},
+    "tasks": {"data", "models", "metrics", "world", "errors"},
+    "records": {"errors"},
+    "training": {"tasks", "metrics", "optim", "records", "world", "errors"},
+    "reporting": {"records", "metrics", "errors"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "bpgrad":
+                names = [f"bpgrad.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("bpgrad.")}
+        found |= {name.split(".")[0] for name in names if name.split(".")[0] == "experiments"}
+    return found
+
+
+def test_imports_run_one_way() -> None:
+    for path in (ROOT / "bpgrad").rglob("*.py"):
+        part = path.relative_to(ROOT / "bpgrad").parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        allowed = MAY_IMPORT[part] | {part}
+        assert imports_of(path) <= allowed, path
+
+
+def test_the_main_path_can_be_read_in_one_sitting() -> None:
+    path = ("run.py", "bpgrad/training/trainer.py", "bpgrad/tasks/classification.py")
+    lines = {p: len((ROOT / p).read_text().splitlines()) for p in (*path, "bpgrad/optim/bpgrad.py")}
+    assert lines["run.py"] < 60
+    assert sum(lines.values()) < 900, lines
+    for name in lines:
+        assert name in README
+
+
+def test_what_is_committed_is_small_and_says_nothing_of_the_workplace() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        if path.exists():
+            assert path.stat().st_size < 2**21, name
+    for record in (ROOT / "results" / "runs").glob("*/*/*"):
+        assert sum(f.stat().st_size for f in record.iterdir()) < 150_000, record
+    home = os.path.expanduser("~") + "/"
+    for record in (ROOT / "results" / "runs").rglob("meta.json"):
+        assert home not in record.read_text()
