@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -80,8 +81,8 @@ class MatConvNetAdam(Adam):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, also from another device."""
-        super().load_state_dict(state_dict)
+        """Load a state; later steps do not write into ``state_dict``, as torch's own would."""
+        super().load_state_dict(deepcopy(state_dict))
         for group in self.param_groups:
             if isinstance(group["steps"], Tensor):
                 group["steps"] = group["steps"].to(group["params"][0].device)

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from bpgrad.optim._kernels import (
+    add_decay,
+    apply_foreach,
+    apply_fused,
+    apply_loop,
+    global_norm,
+    is_fused,
+)
 from bpgrad.optim._loss_aware import Closure, Loss, LossAwareOptimizer, buckets, check_group
+from bpgrad.optim._noise import GOLDEN_GAMMA, gaussian_noise, mix
 
 GLOBAL_OPTIONS = ("rho", "variant", "on_zero_gradient", "foreach", "fused")
 
@@ -197,8 +206,8 @@ class BPGrad(LossAwareOptimizer):
         for group in self.param_groups:
             params.append([p for p in group["params"] if p.grad is not None])
             grads.append([p.grad for p in params[-1]])
-            directions.append(_add_decay(grads[-1], params[-1], group["weight_decay"], loop))
-        norm = _global_norm(directions if paper else grads, shared["f_min"], loop)
+            directions.append(add_decay(grads[-1], params[-1], group["weight_decay"], loop))
+        norm = global_norm(directions if paper else grads, shared["f_min"], loop)
         divisor = norm.masked_fill(norm == 0.0, math.inf)  # d = 0 where the norm is 0
         if shared["on_zero_gradient"] == "random":
             directions, divisor = self._randomize_zero(directions, norm, divisor, loop)
@@ -226,21 +235,21 @@ class BPGrad(LossAwareOptimizer):
     ) -> tuple[list[list[Tensor]], Tensor]:
         """Where ``norm`` is zero, replace the directions by noise and the divisor by its norm."""
         shared = self.param_groups[0]
-        key = _mix(shared["seed"] + shared["step"] * GOLDEN_GAMMA)
+        key = mix(shared["seed"] + shared["step"] * GOLDEN_GAMMA)
         noise: list[list[Tensor]] = []
         for ds in directions:
             noise.append([])
             for d in ds:
                 if hasattr(d, "to_local"):
                     raise RuntimeError("on_zero_gradient='random' does not support DTensor")
-                key = _mix(key)
-                noise[-1].append(_gaussian_noise(d, key.to(d.device)))
+                key = mix(key)
+                noise[-1].append(gaussian_noise(d, key.to(d.device)))
         zero = norm == 0.0
         chosen = [
             [torch.where(zero.to(d.device), z, d) for z, d in zip(zs, ds, strict=True)]
             for zs, ds in zip(noise, directions, strict=True)
         ]
-        return chosen, torch.where(zero, _global_norm(noise, norm, loop), divisor)
+        return chosen, torch.where(zero, global_norm(noise, norm, loop), divisor)
 
     def _update(
         self,
@@ -263,7 +272,7 @@ class BPGrad(LossAwareOptimizer):
             reach = 1.0 if paper else eta.to(device, dtype)
             if shared["foreach"] is False and not shared["fused"]:
                 steps = [d * scale for d in ds]
-                apply = _apply_loop
+                apply = apply_loop
             else:
                 # Without weight decay the directions are the gradients: not to be written to.
                 if group["weight_decay"] == 0:
@@ -271,7 +280,7 @@ class BPGrad(LossAwareOptimizer):
                 else:
                     steps = ds
                     torch._foreach_mul_(steps, scale)
-                apply = _apply_fused if _is_fused(shared, ws, steps, vs) else _apply_foreach
+                apply = apply_fused if is_fused(shared, ws, steps, vs) else apply_foreach
             apply(ws, steps, vs, group["momentum"], reach, skipped.to(device))
 
     def _velocity(self, param: Tensor) -> Tensor:
@@ -279,147 +288,3 @@ class BPGrad(LossAwareOptimizer):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(param)
         return state["momentum_buffer"]
-
-
-def _add_decay(
-    grads: list[Tensor], params: list[Tensor], weight_decay: float, loop: bool
-) -> list[Tensor]:
-    """Return g + λw as new tensors, or the gradients themselves if λ = 0.
-
-    Raises:
-        RuntimeError: for sparse gradients.
-    """
-    if any(g.is_sparse for g in grads):
-        raise RuntimeError("BPGrad does not support sparse gradients")
-    if weight_decay == 0 or not grads:
-        return grads
-    if loop:
-        return [g.add(p, alpha=weight_decay) for g, p in zip(grads, params, strict=True)]
-    return list(torch._foreach_add(grads, params, alpha=weight_decay))
-
-
-def _global_norm(groups: list[list[Tensor]], like: Tensor, loop: bool) -> Tensor:
-    """2-norm of all tensors together, 0-dim, accumulated in the dtype of ``like``.
-
-    In float32 torch's CPU norms are wrong by 2e-3 at 4e7 elements, and squares underflow below
-    1e-19. The norm of a DTensor is the sum over its ranks: hence ``full_tensor``.
-    """
-    norms: list[Tensor] = []
-    for tensors in filter(None, groups):
-        # torch 2.15 takes the dtype of a foreach norm of DTensors for a list of dimensions.
-        if loop or any(type(t) is not Tensor for t in tensors):
-            norms += [torch.linalg.vector_norm(t, dtype=like.dtype) for t in tensors]
-        else:
-            norms += torch._foreach_norm(tensors, 2, dtype=like.dtype)
-    if not norms:
-        return torch.zeros_like(like)
-    full = [n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]
-    return torch.linalg.vector_norm(torch.stack([n.to(like.device) for n in full]))
-
-
-def _is_fused(
-    group: dict[str, Any], params: list[Tensor], steps: list[Tensor], velocities: list[Tensor]
-) -> bool:
-    """Whether to use torch's fused CPU kernel, which walks the memory of the three side by side.
-
-    Raises:
-        RuntimeError: if ``fused=True`` but the tensors do not allow it.
-    """
-    if group["fused"] is False or (group["foreach"] and not group["fused"]):
-        return False
-    possible = (
-        params[0].device.type == "cpu"
-        and params[0].is_floating_point()
-        and not torch.compiler.is_compiling()  # the compiler fuses the plain operations itself
-        and all(
-            w.stride() == s.stride() == v.stride()
-            for w, s, v in zip(params, steps, velocities, strict=True)
-        )
-    )
-    if group["fused"] and not possible:
-        raise RuntimeError(
-            "`fused=True` needs floating-point parameters on the CPU with gradients laid out in "
-            "memory like them, and no torch.compile; leave it at None."
-        )
-    return possible
-
-
-def _apply_loop(
-    params: list[Tensor],
-    steps: list[Tensor],
-    velocities: list[Tensor],
-    momentum: float,
-    reach: float | Tensor,
-    skipped: Tensor,
-) -> None:
-    """The update v ← μ v + s, w ← w + reach · v: the readable reference of the three."""
-    for w, s, v in zip(params, steps, velocities, strict=True):
-        torch.where(skipped, v, momentum * v + s, out=v)
-        torch.where(skipped, w, w + reach * v, out=w)
-
-
-def _apply_foreach(
-    params: list[Tensor],
-    steps: list[Tensor],
-    velocities: list[Tensor],
-    momentum: float,
-    reach: float | Tensor,
-    skipped: Tensor,
-) -> None:
-    """The same with multi-tensor operations; overwrites ``steps``."""
-    torch._foreach_add_(steps, velocities, alpha=momentum)
-    for v, new in zip(velocities, steps, strict=True):
-        torch.where(skipped, v, new, out=v)
-    if isinstance(reach, Tensor):
-        torch._foreach_mul_(steps, reach)
-    torch._foreach_add_(steps, params)
-    for w, new in zip(params, steps, strict=True):
-        torch.where(skipped, w, new, out=w)
-
-
-def _apply_fused(
-    params: list[Tensor],
-    steps: list[Tensor],
-    velocities: list[Tensor],
-    momentum: float,
-    reach: float | Tensor,
-    skipped: Tensor,
-) -> None:
-    """The same in one pass over memory: SGD with gradient s and learning rate −reach."""
-    torch._fused_sgd_(
-        params,
-        steps,
-        velocities,
-        weight_decay=0.0,
-        momentum=momentum,
-        lr=-reach,
-        dampening=0.0,
-        nesterov=False,
-        maximize=False,
-        is_first_step=False,
-        grad_scale=None,
-        found_inf=skipped.float(),  # 1 makes the kernel return before it touches anything
-    )
-
-
-# Counter-based random numbers (splitmix64 and Box-Muller): a captured or compiled step draws afresh
-# without a generator, whose state could neither be captured nor be kept equal between devices.
-GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64
-MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
-MIX_2 = 0x94D049BB133111EB - 2**64
-
-
-def _mix(z: Tensor) -> Tensor:
-    """The finaliser of splitmix64: int64 in, int64 out; >> is arithmetic, hence the masks."""
-    z = (z ^ ((z >> 30) & (2**34 - 1))) * MIX_1
-    z = (z ^ ((z >> 27) & (2**37 - 1))) * MIX_2
-    return z ^ ((z >> 31) & (2**33 - 1))
-
-
-def _gaussian_noise(like: Tensor, key: Tensor) -> Tensor:
-    """Standard normal numbers shaped like ``like``, a function of the 0-dim int64 ``key`` alone."""
-    count = like.numel()
-    bits = _mix(key + torch.arange(1, 2 * count + 1, device=like.device) * GOLDEN_GAMMA)
-    uniform = (((bits >> 40) & (2**24 - 1)).float() + 0.5) * 2.0**-24  # in (0, 1)
-    radius = torch.sqrt(-2.0 * torch.log(uniform[:count]))
-    return (radius * torch.cos(2.0 * math.pi * uniform[count:])).view_as(like).to(like.dtype)

@@ -78,11 +78,11 @@ def show(title: str, comparisons: Sequence[Comparison], console: Console) -> Non
         header, rows = _cells(comparison)
         table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
         table.title, table.title_justify = f"\n{task_title(comparison.task)}", "left"
-        widths = _fit(header, rows, console.width - 2 * len(header))
-        for k, (name, width) in enumerate(zip(header, widths, strict=True)):
-            table.add_column(name, justify="right" if k else "left", width=width)
+        for k, name in enumerate(header):  # broken up, the table fits into 80 columns
+            words = name.replace(" ", "\n")
+            table.add_column(words, justify="right" if k else "left", no_wrap=k > 0)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(cell.replace(" ± ", "\n± ") for cell in row))
         console.print(table)
         for note in notes(comparison):
             console.print(f"- {note}", markup=False, highlight=False)
@@ -138,18 +138,6 @@ def _value(mean: float, std: float, metric: Metric) -> str:
     if pd.isna(std):
         return f"{mean:{style}}"
     return f"{mean:{style}} ± {std:{'.2f' if metric.unit == '%' else '#.2g'}}"
-
-
-def _fit(header: Sequence[str], rows: Sequence[Sequence[str]], available: int) -> list[int]:
-    """Column widths: all in one line if it fits, else the header and then cells between words."""
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    if sum(widths) > available:
-        widths = [max(len(word) for cell in column for word in cell.split()) for column in columns]
-        for k, (_, *cells) in enumerate(columns):
-            wanted = max(map(len, cells), default=0) - widths[k]
-            widths[k] += max(min(wanted, available - sum(widths)), 0)
-    return widths
 
 
 def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

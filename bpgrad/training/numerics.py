@@ -8,7 +8,6 @@ import torch
 from bpgrad.errors import ConfigError
 from bpgrad.training.config import Config
 
-
 # Parameters of glibc's mallopt(3), and the largest threshold that it accepts.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_MMAP_THRESHOLD = 32 * 2**20
