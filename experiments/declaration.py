@@ -42,7 +42,8 @@ class PlannedRun:
 class Experiment:
     """A table or figure: solvers × tasks × seeds.
 
-    `paper` says what it reproduces, as "Figure 7"; None if the paper has no such thing.
+    `paper` says what it reproduces, as "Figure 7"; None if the paper has no such thing. `set` are
+    overrides for all runs; those of a solver come after them.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Experiment:
     tasks: tuple[str, ...]
     solvers: tuple[Solver, ...]
     paper: str | None = None
+    set: tuple[str, ...] = ()
 
     def runs(self, seeds: Sequence[int] = ()) -> Iterator[PlannedRun]:
         """Every run, one seed after the other: a comparison is complete as early as possible.
@@ -61,7 +63,7 @@ class Experiment:
             for task in self.tasks:
                 for solver in self.solvers:
                     if solver.tasks is None or task in solver.tasks:
-                        overrides = (f"task={task}", *solver.set, f"seed={seed}")
+                        overrides = (f"task={task}", *self.set, *solver.set, f"seed={seed}")
                         yield PlannedRun(task, solver.label, seed, overrides)
 
 
@@ -117,6 +119,7 @@ def _check_values(experiment: Experiment) -> None:
         for value in values:
             if values.count(value) > 1:
                 raise ConfigError(f"{key}: {value} occurs twice")
+    refuse_overrides(experiment.set, ("task", "solver", "seed", "scale"), "set:")
     for solver in experiment.solvers:
         refuse_overrides(solver.set, ("task", "seed", "scale"), f"{solver.label}: set:")
         if sum(override.startswith("solver=") for override in solver.set) != 1:

@@ -54,12 +54,15 @@ def prepare(
             changes |= {f"{k}={v}": None for k, v in after if before.get(k, ...) != v}
     name = experiment.name
     title = f"{experiment.paper}: {experiment.title}" if experiment.paper else experiment.title
+    caveats = []
     if scale != "paper":
         name += f"-{scale}"
-        title += f" (scale={scale}, not the full size)"
+        caveats.append(f"scale={scale}, not the full size")
     if changes:
         name += "-modified"
-        title += f" (modified: {', '.join(changes)})"
+        caveats.append(f"modified: {', '.join(changes)}")
+    if caveats:
+        title += f" ({'; '.join(caveats)})"
     return Plan(name, title, tuple(runs))
 
 
@@ -68,11 +71,12 @@ def execute(plan: Plan) -> int:
 
     Raises Interrupted on Ctrl-C or SIGTERM.
     """
+    from bpgrad.training.progress import say
     from bpgrad.training.trainer import train  # torch starts once all configurations are right
 
     failed = 0
     for k, (run, cfg) in enumerate(plan.runs, 1):
-        print(f"[{k}/{len(plan.runs)}] {run}", flush=True)
+        say(f"[{k}/{len(plan.runs)}] {run}")
         try:
             train(cfg)
         except BPGradError as error:

@@ -76,11 +76,14 @@ class RunRecord:
         path = self.directory / file
         if not path.exists():
             return []
-        with path.open(newline="") as lines:
-            return [
-                {key: float(value) if value else float("nan") for key, value in row.items()}
-                for row in csv.DictReader(lines)
-            ]
+        try:
+            with path.open(newline="") as lines:
+                return [
+                    {key: float(value) if value else float("nan") for key, value in row.items()}
+                    for row in csv.DictReader(lines)
+                ]
+        except (TypeError, ValueError) as error:
+            raise RecordError(f"{path} is damaged ({error}); rerun=true makes it again") from error
 
     def check_config(self, description: Mapping[str, Any]) -> None:
         """Compare the recorded configuration with the one that is about to run, key by key.

@@ -137,12 +137,12 @@ def _series(comparison: Comparison, solver: str, column: str) -> np.ndarray | No
 
 
 def _log_axis(panel: Axes, lowest: float, highest: float) -> None:
-    """A logarithmic y axis, with plain numbers at its ticks if these fit; zeros fall off below."""
+    """A logarithmic y axis, with plain numbers unless they are tiny; zeros fall off below."""
     panel.set_yscale("log", nonpositive="clip")
     panel.set_ylim(lowest / 1.12, highest * 1.12)
     decades = np.log10(highest / lowest)
-    if decades < 2.5:
-        subs = (1, 1.5, 2, 3, 4, 5, 6, 8) if decades < 0.8 else (1, 2, 3, 5)
-        panel.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
-        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    subs = (1, 1.5, 2, 3, 4, 5, 6, 8) if decades < 0.8 else (1, 2, 3, 5) if decades < 2 else (1,)
+    panel.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
     panel.yaxis.set_minor_locator(NullLocator())
+    if lowest > 1e-4:
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -43,7 +43,7 @@ class Run:
         if diverged := self.meta.get("diverged"):
             return f"diverged at epoch {diverged['epoch']}, iteration {diverged['iteration']}"
         if self.config:
-            return f"stopped after {len(self.rows)} of {self.config['epochs']} epochs"
+            return f"{len(self.rows)} of {self.config['epochs']} epochs done"
         return "not run"
 
     @property

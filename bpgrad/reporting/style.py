@@ -26,11 +26,11 @@ SOLVER_STYLES = {
     "RMSProp": LineStyle("#009E73", (5, 1.5)),
     "Adam": LineStyle("#0072B2"),
     "Eve": LineStyle("#000000", (1.2, 1.2)),
-    "SGD": LineStyle("#888888", (8, 2)),
+    "SGD": LineStyle("#888888", (4, 1, 1, 1, 1, 1)),
 }
 
 SPARE_STYLES = (
-    LineStyle("#332288", (3, 1, 1, 1, 1, 1)),
+    LineStyle("#332288", (8, 1, 2, 1)),
     LineStyle("#882255", (6, 1, 3, 1)),
     LineStyle("#117733", (2, 2)),
     LineStyle("#666666", (1, 3)),

@@ -24,7 +24,8 @@ def run_command(command: Callable[[], object]) -> NoReturn:
     except (BPGradError, HydraException, OmegaConfBaseException, KeyboardInterrupt) as error:
         if os.environ.get("BPGRAD_DEBUG") == "1":
             raise
-        fail(one_line(error), getattr(error, "exit_code", 2))
+        code = 130 if isinstance(error, KeyboardInterrupt) else 2
+        fail(one_line(error), getattr(error, "exit_code", code))
     sys.exit(0)
 
 

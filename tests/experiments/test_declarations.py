@@ -78,6 +78,14 @@ def test_a_good_declaration(tmp_path: Path) -> None:
     assert [str(run) for run in experiment.runs()] == ["digits  SGD  seed 1", "digits  SGD  seed 2"]
 
 
+def test_overrides_of_all_runs_come_before_those_of_a_solver(tmp_path: Path) -> None:
+    solvers = [*solver(), {"label": "Long", "set": ["solver=sgd", "epochs=9"]}]
+    experiment = load(declare(tmp_path, set=["epochs=3", "threads=1"], solvers=solvers))
+    assert [cfg.epochs for _, cfg in prepare(experiment).runs] == [3, 9]
+    plan = prepare(experiment, overrides=["threads=2"])
+    assert (plan.name, plan.runs[0][1].threads) == ("mine", 2)
+
+
 def solver(**changes: object) -> list[dict[str, object]]:
     return [GOOD["solvers"][0] | changes]  # type: ignore[index,operator]
 
@@ -98,6 +106,7 @@ def solver(**changes: object) -> list[dict[str, object]]:
         ({"solvers": 2 * solver()}, "label: SGD occurs twice"),
         ({"solvers": solver(set=["momentum=0"])}, "SGD: set: must name one solver, as in "),
         ({"solvers": solver(set=["solver=sgd", "seed=1"])}, "SGD: set: seed=1: the experiment "),
+        ({"set": ["seed=1"]}, "set: seed=1: the experiment sets seed itself"),
         ({"solvers": solver(tasks=["mnist"])}, "unknown task mnist of SGD: choices: digits"),
     ],
 )

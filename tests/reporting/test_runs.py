@@ -24,7 +24,7 @@ def test_unfinished_runs_say_how_far_they_came(tmp_path: Path) -> None:
     missing = read_run(RunRecord(tmp_path, tmp_path, "mnist/eve/seed0-0"), "Eve", 0)
     assert [run.finished for run in (cut, diverged, missing)] == [False] * 3
     assert [len(run.rows) for run in (cut, diverged, missing)] == [2, 1, 0]
-    assert cut.state == "stopped after 2 of 3 epochs"
+    assert cut.state == "2 of 3 epochs done"
     assert diverged.state == "diverged at epoch 2, iteration 17"
     assert missing.state == "not run"
 

@@ -84,7 +84,7 @@ def test_missing_runs_stand_below_the_table_and_not_in_it(tmp_path: Path) -> Non
     missing = read_run(RunRecord(tmp_path, tmp_path, "mnist/eve/seed0-0"), "Eve", 0)
     runs = [make_run(tmp_path, "Adam"), make_run(tmp_path, "SGD", done=1), missing]
     markdown = as_markdown("A title", [compare(*runs)])
-    assert "- Missing: SGD, seed 0: stopped after 1 of 3 epochs." in markdown
+    assert "- Missing: SGD, seed 0: 1 of 3 epochs done." in markdown
     assert "- Missing: Eve, seed 0: not run." in markdown
     assert "| SGD" not in markdown
     assert "| Eve" not in markdown

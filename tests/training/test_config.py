@@ -111,11 +111,12 @@ def test_solver_of_ones_own_needs_one_yaml_only(tmp_path: Path) -> None:
             "solver.optimizer=torch.optim.NAdam",
             "~solver.nesterov",
             "~solver.momentum",
+            "~solver.fused",
         ]
     )
     assert solver_spec(cfg).arguments["lr"] == 0.01
     with pytest.raises(ConfigError, match=r"unknown solver.momentum: did you mean"):
-        load(["solver=sgd", "solver.optimizer=torch.optim.NAdam"])
+        load(["solver=sgd", "solver.optimizer=torch.optim.NAdam", "~solver.fused"])
 
 
 def test_required_arguments_are_named() -> None:

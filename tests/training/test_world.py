@@ -1,5 +1,6 @@
 """Two processes train the model that one trains."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -24,12 +25,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def train_in_two_processes(overrides: list[str]) -> list[str]:
-    """Run both ranks and return what each printed as the hash of its weights."""
+def train_in_two_processes(runs: list[list[str]]) -> list[list[str]]:
+    """Do the runs one after another; what each rank printed as the hashes of its weights."""
     port = str(free_port())
+    arguments = " / ".join(" ".join(run) for run in runs).split()
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(CHILD), str(rank), "2", port, *overrides],
+            [sys.executable, str(CHILD), str(rank), "2", port, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -38,32 +40,37 @@ def train_in_two_processes(overrides: list[str]) -> list[str]:
     ]
     ended = [rank.communicate() for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], ended[0][1] + ended[1][1]
-    return [out.split("weights ")[1].strip() for out, _ in ended]
+    return [re.findall(r"^weights (\w+)$", out, flags=re.MULTILINE) for out, _ in ended]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", ["solver=bpgrad", "solver=bpgrad_released", "solver=eve"])
-def test_two_processes_make_one_run(solver: str, tmp_path: Path) -> None:
-    """Odd batches (33 examples, the last one of 1: an empty share) and loss-aware solvers, which
-    drift apart if a rank sees its own loss."""
-    settings = [solver, "epochs=2", "batch_size=33", "scale.train_examples=331"]
-    alone = [*tiny_overrides(tmp_path / "alone"), *settings]
-    both = [*tiny_overrides(tmp_path / "both"), *settings]
-    train(load(alone))
+def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
+    """Odd batches (33 examples; the last has one, so that a rank has none), and loss-aware solvers,
+    which drift apart if a rank is told its own loss."""
+    settings = ["epochs=2", "batch_size=33", "scale.train_examples=331"]
+    solvers = ["solver=bpgrad", "solver=bpgrad_released", "solver=eve", "solver=sgd"]
+    alone, both = (
+        [[*tiny_overrides(tmp_path / side), solver, *settings] for solver in solvers]
+        for side in ("alone", "both")
+    )
     first, second = train_in_two_processes(both)
+    assert len(first) == len(solvers)
     assert first == second  # to the bit
 
-    name = run_name(load(both))
-    records = [
-        RunRecord(tmp_path / side / "runs", tmp_path / side / "checkpoints", name)
-        for side in ("alone", "both")
-    ]
-    for one, two in zip(records[0].rows(), records[1].rows(), strict=True):
-        assert two == pytest.approx(one, rel=1e-4)
-    assert records[0].meta()["batch_order_sha256"] == records[1].meta()["batch_order_sha256"]
-    weights = [
-        load_checkpoint(record.checkpoints / "checkpoint.pt", name)["model"]  # type: ignore[index]
-        for record in records
-    ]
-    for key, value in weights[0].items():
-        torch.testing.assert_close(weights[1][key], value, rtol=1e-3, atol=1e-5)
+    for overrides in alone:
+        train(load(overrides))
+        name = run_name(load(overrides))
+        one, two = (
+            RunRecord(tmp_path / side / "runs", tmp_path / side / "checkpoints", name)
+            for side in ("alone", "both")
+        )
+        for expected, row in zip(one.rows(), two.rows(), strict=True):
+            assert row == pytest.approx(expected, rel=1e-4)
+        assert one.meta()["batch_order_sha256"] == two.meta()["batch_order_sha256"]
+        assert two.meta()["starts"][0]["machine"]["world_size"] == 2
+        weights = [
+            load_checkpoint(record.checkpoints / "checkpoint.pt", name)["model"]  # type: ignore[index]
+            for record in (one, two)
+        ]
+        for key, value in weights[0].items():
+            torch.testing.assert_close(weights[1][key], value, rtol=1e-3, atol=1e-5)

@@ -1,4 +1,4 @@
-"""One rank of a two-process run: python world_child.py RANK SIZE PORT_FILE OVERRIDES..."""
+"""One rank of several two-process runs: RANK SIZE PORT OVERRIDES [/ OVERRIDES ...]."""
 
 import os
 import sys
@@ -6,11 +6,12 @@ import sys
 import torch
 
 if __name__ == "__main__":
-    rank, size, store = sys.argv[1:4]
+    rank, size, port = sys.argv[1:4]
     os.environ |= {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     torch.set_num_threads(1)
     from bpgrad.training.config import load
     from bpgrad.training.trainer import train
 
-    print("weights", train(load(sys.argv[4:]))["weights_sha256"])
+    for run in " ".join(sys.argv[4:]).split(" / "):
+        print("weights", train(load(run.split()))["weights_sha256"])
