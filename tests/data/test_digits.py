@@ -1,4 +1,6 @@
+import gzip
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,10 +52,24 @@ def test_images_and_labels_belong_together() -> None:
     assert (nearest == val.labels).float().mean() > 0.85
 
 
-def test_other_embedded_arrays_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_arrays_are_those_of_load_digits() -> None:
+    """In its order; the file is read directly only because importing sklearn takes seconds."""
     pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
-    monkeypatch.setattr(
-        sklearn.datasets, "load_digits", lambda return_X_y: (pixels[:, ::-1], labels)
-    )
-    with pytest.raises(DataError, match=r"pixels .* expected fa70cba135d4cdd4cde65da70dbffde2"):
+    found = {"pixels": pixels.astype(np.uint8), "labels": labels.astype(np.uint8)}
+    assert {name: hashlib.md5(a.tobytes()).hexdigest() for name, a in found.items()} == digits.MD5
+
+
+@pytest.mark.parametrize("how", ["other", "truncated", "missing"])
+def test_another_file_is_refused(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = digits._embedded_file().read_bytes()
+    path = tmp_path / "digits.csv.gz"
+    if how == "other":
+        lines = gzip.decompress(content).splitlines(keepends=True)
+        path.write_bytes(gzip.compress(b"".join([lines[0].replace(b",5,", b",6,"), *lines[1:]])))
+    elif how == "truncated":
+        path.write_bytes(content[:30000])
+    monkeypatch.setattr(digits, "_embedded_file", lambda: path)
+    message = r"pixels .* expected fa70cba135d4cdd4cde65da70dbffde2" if how == "other" else "read"
+    with pytest.raises(DataError, match=message) as caught:
         digits.load()
+    assert "\n" not in str(caught.value)
