@@ -58,7 +58,7 @@ def is_fused(
         and params[0].is_floating_point()
         and not torch.compiler.is_compiling()  # the compiler fuses the plain operations itself
         and all(
-            w.stride() == s.stride() == v.stride()
+            same_layout(w, s) and same_layout(w, v)
             for w, s, v in zip(params, steps, velocities, strict=True)
         )
     )
@@ -68,6 +68,18 @@ def is_fused(
             "memory like them, and no torch.compile; leave it at None."
         )
     return possible
+
+
+def same_layout(one: Tensor, other: Tensor) -> bool:
+    """Whether the elements of two tensors of one shape lie in memory in the same order.
+
+    The stride of a dimension of size 1 says nothing: convolutions of one input channel, or of 1×1
+    kernels, come with either.
+    """
+    return one.stride() == other.stride() or all(
+        a == b or size == 1
+        for a, b, size in zip(one.stride(), other.stride(), one.shape, strict=True)
+    )
 
 
 def apply_loop(

@@ -892,3 +892,25 @@ def test_optim_imports_nothing_but_torch_and_the_standard_library() -> None:
                 names = [node.module or ""]
             for name in names:
                 assert name.split(".")[0] in allowed or name.startswith("bpgrad.optim"), path
+
+
+def test_kernels_that_walk_memory_know_dimensions_of_size_one() -> None:
+    """Gradients of such convolutions in channels_last come with other strides, same order."""
+    from bpgrad.optim._kernels import is_fused, same_layout
+
+    weight = torch.randn(4, 1, 3, 3).to(memory_format=torch.channels_last)
+    twin = torch.randn(4, 1, 3, 3)
+    assert weight.stride() != twin.stride()
+    assert same_layout(weight, twin)
+    assert not same_layout(torch.zeros(2, 3), torch.zeros(3, 2).T)
+    assert is_fused({"fused": None, "foreach": None}, [weight], [twin], [weight.clone()])
+
+    gradient, loss = torch.randn(4, 1, 3, 3), torch.tensor(2.0)
+    moved = []
+    for options in ({"fused": True}, {"foreach": False}):
+        parameter = weight.clone().requires_grad_()
+        parameter.grad = gradient.clone()
+        optimizer = BPGrad([parameter], 3.0, weight_decay=0.1, **options)
+        optimizer.step(loss=loss)
+        moved.append(parameter.detach())
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-6, atol=1e-7)
