@@ -16,6 +16,7 @@ resumed, so the same command may be given again at any time.
   python -m experiments list                     the experiments
   python -m experiments quickstart               all solvers on the embedded digits
   python -m experiments figure7 --seeds 0,1,2    with several seeds
+  python -m experiments figure7 --show           what is recorded so far
   python -m experiments figure7 --scale smoke    the same code path in a minute; no results
 """
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     experiment = declaration.load(declaration.FOLDER / f"{options.name}.yaml")
     plan = runner.prepare(experiment, options.seeds, options.scale, options.set)
-    failed = runner.execute(plan)
+    failed = 0 if options.show else runner.execute(plan)
     runner.report(plan)
     if failed:
         raise BPGradError(
@@ -61,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=["smoke", "reduced", "paper"],
         default="paper",
         help="smoke and reduced are stored under names of their own (default: paper)",
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="train nothing, show what is recorded so far"
     )
     parser.add_argument(
         "--set",

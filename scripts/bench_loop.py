@@ -6,15 +6,17 @@ Three loops over the same data with the same net, one after another in rounds:
                in the trainer's memory format: nothing else can be as fast
   trainer      the suite's own loop as `run.py` starts it, with data order, mirroring, statistics,
                checkpoint and record (evaluation excluded), for solver=sgd and solver=bpgrad
-  DataLoader   what a user would write: nn.Conv2d in torch's default memory format, TensorDataset,
-               DataLoader with two workers, SGD, loss.item() every iteration; in a child process
-               that waits for its turn, because the trainer's allocator setting cannot be undone
+  DataLoader   what a user would write: torchvision's data set and transforms, a DataLoader with two
+               workers, nn.Conv2d in torch's default memory format, SGD, loss.item() every
+               iteration; in a child process that waits for its turn, because the trainer's setting
+               of the memory allocator cannot be undone
 
 Prints the median images/s of each and the median over rounds of the ratios; writes them, with
 machine and versions, to results/bench/training_loop.json.
 """
 
 import argparse
+import gzip
 import json
 import statistics
 import tempfile
@@ -27,7 +29,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from bpgrad.models.lenet import FullWindowConv2d
 from bpgrad.records.files import write_text
@@ -71,7 +73,28 @@ class WideConv2d(nn.Conv2d):
         return super().forward(input[..., None, None] if input.dim() == 2 else input).flatten(1)
 
 
-def data_loader_loop(model: nn.Module, data: TensorDataset, batch_size: int) -> float:
+def usual_data(task: str, data_root: Path, scratch: Path) -> Dataset[tuple[torch.Tensor, int]]:
+    """Torchvision's MNIST or CIFAR-10 with the transforms of its tutorials."""
+    from torchvision import datasets, transforms
+
+    if task == "mnist":  # torchvision wants the files unpacked
+        raw = scratch / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for packed in (data_root / "MNIST" / "raw").glob("*.gz"):
+            (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
+        steps = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+        return datasets.MNIST(str(scratch), transform=transforms.Compose(steps))
+    steps = [
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ]
+    return datasets.CIFAR10(str(data_root), transform=transforms.Compose(steps))
+
+
+def data_loader_loop(
+    model: nn.Module, data: Dataset[tuple[torch.Tensor, int]], batch_size: int
+) -> float:
     """Seconds for the loop that a user would write; the workers start outside the clock."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     loader = DataLoader(
@@ -93,9 +116,12 @@ def serve_data_loader_loop(pipe: Connection, overrides: list[str], examples: int
     """In a process of its own: run the user's loop whenever asked, answer its seconds."""
     cfg = load(overrides)
     task = build_task(cfg, examples)
-    data = TensorDataset(task.train.images.contiguous(), task.train.labels)
-    while pipe.recv():
-        pipe.send(data_loader_loop(as_usual(task.build_model(0)), data, cfg.batch_size))
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Subset(
+            usual_data(cfg.task["name"], Path(cfg.data_root), Path(scratch)), range(examples)
+        )
+        while pipe.recv():
+            pipe.send(data_loader_loop(as_usual(task.build_model(0)), data, cfg.batch_size))
 
 
 def build_task(cfg: Config, examples: int) -> Classification:

@@ -77,6 +77,20 @@ def test_runs_then_shows_then_skips(folder: Path, capsys: pytest.CaptureFixture[
     assert before == {path: path.read_bytes() for path in before}
 
 
+def test_show_trains_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BPGradError, match="no run has finished"):
+        run(folder, "--show")
+    run(folder)
+    before = table(folder)
+    capsys.readouterr()
+    monkeypatch.setattr(trainer, "train", lambda cfg: pytest.fail("trained"))
+    run(folder, "--show")
+    assert "[1/2]" not in capsys.readouterr().out
+    assert table(folder) == before
+
+
 def test_a_failing_run_is_told_and_the_rest_goes_on(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,175 @@
+"""Batches, objective and evaluation of the classification tasks, on generated images."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bpgrad.data import order
+from bpgrad.data.images import ImageSet
+from bpgrad.errors import ConfigError
+from bpgrad.tasks.classification import Cifar10, Classification
+from bpgrad.tasks.task import Context
+from bpgrad.world import World
+
+ONE = World(torch.device("cpu"))
+
+
+class Tiny(Classification):
+    """23 training and 11 validation images of 3×4 pixels, whose first pixel is their index."""
+
+    def __init__(self, context: Context, mirror: bool = False) -> None:
+        super().__init__(context, numbered(23), numbered(11))
+        self.mirror_training = self.mirror_validation = mirror
+
+
+class Net(nn.Module):
+    """Logits that see left and right differently."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1) / 100)
+
+
+def numbered(n: int) -> ImageSet:
+    nhwc = torch.rand(n, 3, 4, 1, generator=torch.Generator().manual_seed(n))
+    nhwc[:, 0, 0, 0] = torch.arange(n)
+    return ImageSet(nhwc.permute(0, 3, 1, 2), torch.arange(n) % 10)
+
+
+def context(**changes: object) -> Context:
+    return dataclasses.replace(Context(ONE, Path(), seed=3, batch_size=5), **changes)
+
+
+def indices_of(images: Tensor) -> list[int]:
+    return images[:, 0, 0, 0].long().tolist()
+
+
+def test_an_epoch_is_a_permutation_in_batches() -> None:
+    batches = list(Tiny(context()).train_batches(1))
+    assert [batch.size for batch in batches] == [5, 5, 5, 5, 3]
+    seen = [i for batch in batches for i in indices_of(batch.inputs)]
+    assert sorted(seen) == list(range(23))
+    assert seen == order.train_order(23, 3, 1).tolist()
+    for batch in batches:
+        assert batch.targets.tolist() == [i % 10 for i in indices_of(batch.inputs)]
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = {
+        tuple(Tiny(context(seed=seed)).batch_order(epoch).tolist())
+        for seed in (0, 1)
+        for epoch in (1, 2)
+    }
+    assert len(orders) == 4
+
+
+def test_batches_do_not_depend_on_where_the_epoch_resumes() -> None:
+    task = Tiny(context(), mirror=True)
+    whole = list(task.train_batches(2))
+    for start in range(6):
+        rest = list(task.train_batches(2, start))
+        assert len(rest) == 5 - start
+        for expected, batch in zip(whole[start:], rest, strict=True):
+            assert torch.equal(batch.inputs, expected.inputs)
+
+
+def test_processes_share_each_batch() -> None:
+    whole = list(Tiny(context(), mirror=True).train_batches(1))
+    shares = [
+        list(Tiny(context(world=World(ONE.device, rank, 3)), mirror=True).train_batches(1))
+        for rank in range(3)
+    ]
+    for expected, *parts in zip(whole, *shares, strict=True):
+        assert {part.size for part in parts} == {expected.size}
+        together = torch.cat([part.inputs for part in parts]).flatten(1).tolist()
+        assert sorted(together) == sorted(expected.inputs.flatten(1).tolist())
+
+
+def test_whole_batches_are_mirrored_along_the_width() -> None:
+    plain = Tiny(context(batch_size=1))
+    mirrored = Tiny(context(batch_size=1), mirror=True)
+    flips = []
+    for epoch in range(1, 11):
+        for one, other in zip(
+            plain.train_batches(epoch), mirrored.train_batches(epoch), strict=True
+        ):
+            flips.append(torch.equal(other.inputs, one.inputs.flip(3)))
+            assert flips[-1] or torch.equal(other.inputs, one.inputs)
+    assert 0.4 < sum(flips) / len(flips) < 0.6
+
+
+def test_the_objective_is_the_mean_cross_entropy_of_the_whole_batch() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    whole = next(Tiny(context()).train_batches(1))
+    expected = F.cross_entropy(model(whole.inputs), whole.targets)
+    values = Tiny(context()).objective(model, whole)
+    torch.testing.assert_close(values["objective"], expected)
+    wrong = (model(whole.inputs).argmax(1) != whole.targets).float().mean() * 100
+    torch.testing.assert_close(values["top1_error"], wrong)
+
+    shares = []
+    for rank in range(3):  # uneven: 2, 2 and 1 examples
+        task = Tiny(context(world=World(ONE.device, rank, 3)))
+        shares.append(task.objective(model, next(task.train_batches(1))))
+    for name in values:
+        mean = torch.stack([share[name].detach() for share in shares]).mean()
+        torch.testing.assert_close(mean, values[name].detach())
+
+
+def test_evaluation_covers_every_image_once() -> None:
+    torch.manual_seed(0)
+    model, task = Net(), Tiny(context())
+    found = task.evaluate(model, epoch=1)
+    logits = model(task.val.images)
+    expected = F.cross_entropy(logits, task.val.labels)
+    assert found["objective"] == pytest.approx(expected.item(), rel=1e-6)
+    wrong = (logits.argmax(1) != task.val.labels).sum().item()
+    assert found["top1_error"] == pytest.approx(100 * wrong / 11)
+    assert model.training
+
+
+def test_mirrored_validation_changes_with_the_epoch_and_is_repeatable() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    plain = Tiny(context()).evaluate(model, 1)["objective"]
+    quirk = [Tiny(context(), mirror=True).evaluate(model, epoch)["objective"] for epoch in range(6)]
+    again = [Tiny(context(), mirror=True).evaluate(model, epoch)["objective"] for epoch in range(6)]
+    assert quirk == again
+    assert len(set(quirk)) > 1
+    assert any(value != plain for value in quirk)
+
+
+def test_limits_and_batch_sizes() -> None:
+    task = Tiny(context(train_examples=7, val_examples=4))
+    assert (len(task.train), len(task.val)) == (7, 4)
+    with pytest.raises(ConfigError, match="batch_size=8: above the 7 training examples"):
+        Tiny(context(train_examples=7, batch_size=8))
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_cifar10_from_the_released_weights(data_root: Path) -> None:
+    """Whatever the seed; and the multipliers are the model's."""
+    from bpgrad.models.lenet import CifarLeNet, load_matconvnet_weights
+
+    weights = data_root / "bpgrad" / "Weights_init_cifar10.mat"
+    if not weights.exists():
+        pytest.skip(f"{weights} is not there")
+    task = Cifar10(context(data_root=data_root, batch_size=100), initial_weights="released")
+    assert task.mirror_training
+    assert not task.mirror_validation
+    expected = CifarLeNet(torch.Generator())
+    load_matconvnet_weights(expected, weights)
+    for seed in (0, 1):
+        model = task.build_model(seed)
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, expected.state_dict()[name])
+    assert task.lr_multipliers(model)["conv5.bias"] == 0.2
