@@ -25,7 +25,7 @@ def main(composed: DictConfig) -> None:
 
         train(cfg)
     except BPGradError as error:
-        if composed.launcher == "slurm":
+        if composed.launcher == "slurm" and sweep:
             raise  # in a job of its own: the job has to fail
         if sweep:
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -35,7 +35,12 @@ def main(composed: DictConfig) -> None:
 def command() -> None:
     register()
     failures.clear()
-    main()
+    try:
+        main()
+    except RuntimeError as error:
+        if "srun" not in str(error):
+            raise
+        raise ConfigError("launcher=slurm: srun is not on the PATH; is this a cluster?") from error
     if failures:
         raise failures[-1]
 

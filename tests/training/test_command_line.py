@@ -80,6 +80,19 @@ def test_slurm_without_a_sweep_is_refused(
     assert error.count("\n") == 1
 
 
+def test_slurm_without_a_cluster_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The plugin's words where there is no Slurm."""
+
+    def no_cluster() -> None:
+        raise RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?')
+
+    monkeypatch.setattr(run, "main", no_cluster)
+    assert run_in_process(["-m", "launcher=slurm"], monkeypatch) == 2
+    assert capfd.readouterr().err.startswith("error: launcher=slurm: srun is not on the PATH")
+
+
 def test_debug_keeps_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BPGRAD_DEBUG", "1")
     monkeypatch.setattr(sys, "argv", ["run.py", "batch_size=0"])
