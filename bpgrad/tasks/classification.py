@@ -1,6 +1,6 @@
 """Image classification: LeNet on the embedded digits, MNIST and CIFAR-10 (reference §1, §2)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -24,6 +24,7 @@ class Classification:
         "objective": Metric("objective"),
         "top1_error": Metric("top-1 error", "%"),
     }
+    train_metrics: Sequence[str] = ("objective", "top1_error")
     model_class: type[nn.Module]
 
     def __init__(self, context: Context, train: ImageSet, val: ImageSet) -> None:

@@ -1,6 +1,6 @@
 """The protocol between the trainer and a task."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -47,6 +47,9 @@ class Task(Protocol):
     metrics: Mapping[str, Metric]
     """By the names that `objective` and `evaluate` return; the first is `objective`, the second the
     one that a table shows."""
+
+    train_metrics: Sequence[str]
+    """The names that `objective` returns, "objective" first."""
 
     @staticmethod
     def data_md5() -> Mapping[str, str]:

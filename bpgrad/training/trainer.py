@@ -75,17 +75,13 @@ class _Run:
     def __init__(self, cfg: Config, world: World, guard: SignalGuard, record: RunRecord) -> None:
         self.cfg, self.world, self.guard, self.record = cfg, world, guard, record
         self.spec: SolverSpec = solver_spec(cfg)
-        path = record.checkpoints / CHECKPOINT
-        if cfg.rerun and world.is_main:
-            path.unlink(missing_ok=True)
-            record.clear()
-        world.barrier()
-        if diverged := record.meta().get("diverged"):
+        self.checkpoint = record.checkpoints / CHECKPOINT
+        saved = None if cfg.rerun else checkpoint.load(self.checkpoint, record.name)
+        if not cfg.rerun and (diverged := record.meta().get("diverged")):
             raise Diverged(
                 _divergence(record, **diverged) + "; recorded earlier, rerun=true repeats"
             )
         configure_torch(cfg, world.device)
-        saved = checkpoint.load(path, record.name)
 
         self.task: Task = task_class(cfg)(
             Context(
@@ -106,7 +102,7 @@ class _Run:
         )
         self.feedback = LossFeedback(self.spec.objective, self.optimizer, world.device)
         self.scalars = [name for name in SOLVER_SCALARS if hasattr(self.optimizer, name)]
-        self.columns = (*self.task.metrics, *self.scalars)
+        self.columns = (*self.task.train_metrics, *self.scalars)
         order = self.task.batch_order(1)
         sizes = [len(part) for part in order.split(cfg.batch_size)]
         self.sizes = sizes
@@ -121,6 +117,9 @@ class _Run:
             DistributedDataParallel(self.model) if world.size > 1 else self.model
         )
         if world.is_main:
+            if cfg.rerun:  # only now: a run that cannot start loses nothing recorded
+                self.checkpoint.unlink(missing_ok=True)
+                record.clear()
             self._record_start(initial_weights, order)
 
     def to_the_end(self) -> dict[str, Any]:
@@ -160,7 +159,8 @@ class _Run:
                 values = self.task.objective(self.parallel, batch)
             self.optimizer.zero_grad()
             values["objective"].backward()
-            seen = self.world.mean_(torch.stack([v.detach().float() for v in values.values()]))
+            measured = [values[name].detach().float() for name in self.task.train_metrics]
+            seen = self.world.mean_(torch.stack(measured))
             if loss_aware:
                 self.optimizer.step(loss=self.feedback(seen[0], batch.size))  # type: ignore[call-overload]
             else:
@@ -195,7 +195,7 @@ class _Run:
             "epoch": epoch,
             "iterations": epoch * len(self.sizes),
             **({} if rate is None else {"lr": rate}),
-            **epoch_means(series, self.sizes, list(self.task.metrics)),
+            **epoch_means(series, self.sizes, self.task.train_metrics),
             **{f"val_{name}": value for name, value in validation.items()},
             **step_summary(series, self.columns),
             **{
@@ -305,7 +305,7 @@ class _Run:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         }
-        checkpoint.save(self.record.checkpoints / CHECKPOINT, self.record.name, state)
+        checkpoint.save(self.checkpoint, self.record.name, state)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.at = _Position(**state["position"])

@@ -164,6 +164,22 @@ def test_a_finished_run_is_not_repeated_unless_asked(tmp_path: Path) -> None:
     assert (record / "meta.json").read_text() != before
 
 
+def test_a_rerun_that_cannot_start_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bpgrad.data import digits
+    from bpgrad.errors import DataError
+
+    settings = [*tiny_overrides(tmp_path), "epochs=1"]
+    train(load(settings))
+    record = tmp_path / "runs" / run_name(load(settings))
+    before = {path.name: path.read_bytes() for path in record.iterdir()}
+    monkeypatch.setattr(digits, "_embedded_file", lambda: tmp_path / "nowhere.csv.gz")
+    with pytest.raises(DataError):
+        train(load([*settings, "rerun=true"]))
+    assert {path.name: path.read_bytes() for path in record.iterdir()} == before
+
+
 # -- checkpoints that do not fit -----------------------------------------------------------------
 
 
