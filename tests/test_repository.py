@@ -11,10 +11,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.training.test_command_line import run_in_process
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
-SMALL = ["scale=smoke", "scale.train_examples=320", "scale.val_examples=100", "epochs=1"]
+SMALL = [
+    "scale=smoke",
+    "scale.train_examples=320",
+    "scale.val_examples=100",
+    "epochs=1",
+    "threads=1",
+]
 
 
 def commands(prefix: str) -> list[str]:
@@ -29,22 +37,19 @@ def commands(prefix: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("line", commands("python run.py"))
 def test_the_commands_of_the_readme_run(
-    line: str, tmp_path: Path, request: pytest.FixtureRequest
+    line: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    words = shlex.split(line)
+    words = shlex.split(line)[2:]
     if "task=mnist" in words:
         request.getfixturevalue("data_root")  # skips without the data
     if "--help" not in words:
-        small = [w for w in SMALL if not ("scale=smoke" in words and w == "scale=smoke")]
-        words += [*small, "threads=1"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / words[1]), *words[2:]],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+        words += [w for w in SMALL if w not in words]
+    monkeypatch.chdir(tmp_path)
+    assert run_in_process(words, monkeypatch) == 0, capfd.readouterr().err
     if "--help" not in words:
         runs = list((tmp_path / "results" / "runs").rglob("result.json"))
         assert len(runs) == (6 if "-m" in words else 1)
@@ -84,7 +89,6 @@ def test_the_solver_file_of_the_readme_trains(tmp_path: Path) -> None:
             f"hydra.searchpath=[file://{tmp_path}]",
             "solver=mine",
             *SMALL,
-            "threads=1",
             f"results_root={tmp_path}/runs",
             f"checkpoint_root={tmp_path}/checkpoints",
         ]

@@ -214,9 +214,10 @@ class _Run:
         self.history.add(series, metrics, timing)
         self.at = _Position(epoch + 1)
         self.series.fill_(torch.nan)
+        if self.world.is_main:
+            self._save_series(epoch, series)  # before the checkpoint, which does not carry it
         self._save()
         if self.world.is_main:
-            self._save_series(epoch, series)
             self.history.write(self.record)
         timing["log_seconds"] = round(time.perf_counter() - clock, 3)
         bar.say(epoch_line(self.task.metrics, self.cfg.epochs, metrics, timing, bar.eta()))

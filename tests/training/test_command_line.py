@@ -102,7 +102,9 @@ def test_debug_keeps_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     GlobalHydra.instance().clear()
 
 
-def test_a_run_leaves_its_record_and_nothing_else(tmp_path: Path) -> None:
+def test_a_run_leaves_its_record_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["scale=smoke", "scale.train_examples=320", "epochs=1", "threads=1"]
     done = run_process(arguments, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -112,9 +114,9 @@ def test_a_run_leaves_its_record_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(p.name for p in record.iterdir()) == [
         *("config.yaml", "meta.json", "metrics.csv", "result.json", "steps.npz", "timing.csv")
     ]
-    again = run_process(arguments, tmp_path)
-    assert again.returncode == 0
-    assert "finished already" in again.stdout
+    monkeypatch.chdir(tmp_path)
+    assert run_in_process(arguments, monkeypatch) == 0
+    assert "finished already" in capfd.readouterr().out
 
 
 def test_a_sweep_goes_on_after_a_failure_and_leaves_nothing_of_hydra(

@@ -98,7 +98,7 @@ def test_bpgrad_is_told_the_minibatch_objective(tiny: Tiny) -> None:
 
 
 def test_the_released_code_is_told_the_running_epoch_mean(tiny: Tiny) -> None:
-    cfg = tiny("solver=bpgrad_released", "epochs=2", "batch_size=50")
+    cfg = tiny("solver=bpgrad_released", "epochs=2", "batch_size=50", "solver.lipschitz=20")
     train(cfg)
     with np.load(record_of(cfg).directory / "steps.npz") as steps:
         columns = steps["columns"].tolist()
@@ -108,7 +108,7 @@ def test_the_released_code_is_told_the_running_epoch_mean(tiny: Tiny) -> None:
         [np.cumsum(s[:, columns.index("objective")] * sizes) / np.cumsum(sizes) for s in epochs]
     )
     eta = np.concatenate([s[:, columns.index("step_size")] for s in epochs])
-    np.testing.assert_allclose(eta, (means - 0.1 * np.minimum.accumulate(means)) / 50, rtol=1e-5)
+    np.testing.assert_allclose(eta, (means - 0.1 * np.minimum.accumulate(means)) / 20, rtol=1e-5)
 
 
 def test_the_regularized_objective_has_the_regularized_gradient() -> None:
