@@ -5,7 +5,6 @@ the same batches (reference §0). Generators live on the CPU; numpy's SeedSequen
 so that neighbouring seeds and epochs share nothing.
 """
 
-import hashlib
 from typing import Literal
 
 import numpy as np
@@ -41,11 +40,6 @@ def mirror_coins(batches: int, seed: int, epoch: int, phase: Phase) -> Tensor:
     """
     generator = _generator(seed, epoch, _MIRROR[phase])
     return torch.randint(2, (batches,), generator=generator).bool()
-
-
-def order_digest(order: Tensor) -> str:
-    """The sha256, in hex, of an order (n,) as little-endian int64 bytes."""
-    return hashlib.sha256(order.cpu().numpy().astype("<i8").tobytes()).hexdigest()
 
 
 def _generator(seed: int, epoch: int, stream: int) -> torch.Generator:

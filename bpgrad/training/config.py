@@ -151,8 +151,8 @@ def parse(composed: DictConfig) -> Config:
     ):
         if value is not None and value < 1:
             raise ConfigError(f"{key}={value}: must be at least 1")
-    if cfg.seed < 0:
-        raise ConfigError(f"seed={cfg.seed}: must not be negative")
+    if not 0 <= cfg.seed < 2**32:
+        raise ConfigError(f"seed={cfg.seed}: must be from 0 to 2**32 - 1")
     if cfg.checkpoint_minutes < 0:
         raise ConfigError(f"checkpoint_minutes={cfg.checkpoint_minutes}: must not be negative")
     task_class(cfg)

@@ -87,6 +87,7 @@ def test_the_paper_settings_in_force() -> None:
         (["epochs=0"], "epochs=0: must be at least 1"),
         (["epochs=-1"], "epochs=-1"),
         (["seed=-1"], "seed=-1"),
+        (["seed=4294967296"], "seed=4294967296: must be from 0 to 2**32 - 1"),
         (["threads=0"], "threads=0"),
         (["scale.train_examples=0"], "scale.train_examples=0"),
         (["checkpoint_minutes=-1"], "checkpoint_minutes=-1"),
