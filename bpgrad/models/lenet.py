@@ -120,8 +120,8 @@ class FullWindowConv2d(nn.Conv2d):
     """A convolution whose kernel covers its whole input, computed as one matrix product.
 
     Maps (N, Cin, k, k), or (N, Cin) for k = 1, to (N, Cout). Parameters are those of `nn.Conv2d`.
-    With channels_last input and weight both reshapes are views; the matrix product takes MNIST's
-    forward and backward pass from 33 to 24 ms (batch 100, one core).
+    With channels_last input and weight both reshapes are views, and the matrix product is the
+    faster of the two.
     """
 
     def forward(self, input: Tensor) -> Tensor:

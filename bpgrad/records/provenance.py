@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CODE = ("bpgrad", "configs", "experiments", "run.py", "requirements.lock")
+CODE = ("bpgrad", "configs", "experiments", "scripts", "run.py", "requirements.lock")
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -36,8 +36,8 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
 def _keep_freed_memory() -> None:
     """Let glibc keep what an iteration frees for the next one, instead of asking the system again.
 
-    The page faults of fresh activations were a fifth of an iteration of the CIFAR-10 net
-    (scripts/bench_loop.py measures the loop). Other C libraries have no such switch.
+    Fresh activations cost thousands of page faults an iteration otherwise. Other C libraries have
+    no such switch.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
