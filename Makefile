@@ -15,7 +15,7 @@ READY  := $(VENV)/.ready
 setup: $(READY)  ## create .venv from requirements.lock, every hash checked
 
 # uv installs the 5 GB of the lock in seconds where pip takes minutes; it is pinned and checked too.
-$(READY): requirements.lock requirements-uv.lock pyproject.toml
+$(READY): requirements.lock requirements-uv.lock pyproject.toml bpgrad/optim/_cpu_kernel.c
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v < (3, 14) and \
 	  f"{sys.executable} is Python {v.major}.{v.minor}; use 3.11 to 3.13: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear $(VENV)
@@ -60,12 +60,14 @@ format: $(READY)  ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(READY)  ## measure the training loop against a bare loop and a DataLoader loop
+bench: $(READY)  ## measure a step of every solver, and the training loop against two others
+	$(BIN)/python scripts/bench_solvers.py
 	$(BIN)/python scripts/bench_loop.py
 
 .PHONY: clean
 clean:  ## delete the environment, caches and checkpoints; never data or results
 	rm -rf $(VENV) checkpoints build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f bpgrad/optim/*.so
 	find . -name __pycache__ -not -path './data/*' -prune -exec rm -rf {} +
 
 .PHONY: help

@@ -1,7 +1,4 @@
-"""The arithmetic of a BPGrad step over lists of tensors: as a loop, multi-tensor, fused."""
-
-import math
-from typing import Any
+"""The arithmetic of a BPGrad step over lists of tensors: as a loop, and multi-tensor."""
 
 import torch
 from torch import Tensor
@@ -43,45 +40,6 @@ def global_norm(groups: list[list[Tensor]], like: Tensor, loop: bool) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([n.to(like.device) for n in full]))
 
 
-def is_fused(
-    group: dict[str, Any], params: list[Tensor], steps: list[Tensor], velocities: list[Tensor]
-) -> bool:
-    """Whether to use torch's fused CPU kernel, which walks the memory of the three side by side.
-
-    Raises:
-        RuntimeError: if ``fused=True`` but the tensors do not allow it.
-    """
-    if group["fused"] is False or (group["foreach"] and not group["fused"]):
-        return False
-    possible = (
-        params[0].device.type == "cpu"
-        and params[0].is_floating_point()
-        and not torch.compiler.is_compiling()  # the compiler fuses the plain operations itself
-        and all(
-            same_layout(w, s) and same_layout(w, v)
-            for w, s, v in zip(params, steps, velocities, strict=True)
-        )
-    )
-    if group["fused"] and not possible:
-        raise RuntimeError(
-            "`fused=True` needs floating-point parameters on the CPU with gradients laid out in "
-            "memory like them, and no torch.compile; leave it at None."
-        )
-    return possible
-
-
-def same_layout(one: Tensor, other: Tensor) -> bool:
-    """Whether the elements of two tensors of one shape lie in memory in the same order.
-
-    The stride of a dimension of size 1 says nothing: convolutions of one input channel, or of 1×1
-    kernels, come with either.
-    """
-    return one.stride() == other.stride() or all(
-        a == b or size == 1
-        for a, b, size in zip(one.stride(), other.stride(), one.shape, strict=True)
-    )
-
-
 def apply_loop(
     params: list[Tensor],
     steps: list[Tensor],
@@ -90,7 +48,7 @@ def apply_loop(
     reach: float | Tensor,
     skipped: Tensor,
 ) -> None:
-    """The update v ← μ v + s, w ← w + reach · v: the readable reference of the three."""
+    """The update v ← μ v + s, w ← w + reach · v: the readable reference of the two."""
     for w, s, v in zip(params, steps, velocities, strict=True):
         torch.where(skipped, v, momentum * v + s, out=v)
         torch.where(skipped, w, w + reach * v, out=w)
@@ -113,28 +71,3 @@ def apply_foreach(
     torch._foreach_add_(steps, params)
     for w, new in zip(params, steps, strict=True):
         torch.where(skipped, w, new, out=w)
-
-
-def apply_fused(
-    params: list[Tensor],
-    steps: list[Tensor],
-    velocities: list[Tensor],
-    momentum: float,
-    reach: float | Tensor,
-    skipped: Tensor,
-) -> None:
-    """The same in one pass over memory: SGD with gradient s and learning rate −reach."""
-    torch._fused_sgd_(
-        params,
-        steps,
-        velocities,
-        weight_decay=0.0,
-        momentum=momentum or math.ulp(0.0),  # with 0 the kernel keeps no velocity
-        lr=-reach,
-        dampening=0.0,
-        nesterov=False,
-        maximize=False,
-        is_first_step=False,
-        grad_scale=None,
-        found_inf=skipped.float(),  # 1 makes the kernel return before it touches anything
-    )

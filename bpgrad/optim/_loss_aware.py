@@ -83,9 +83,12 @@ class LossAwareOptimizer(Optimizer):
     def _place_scalars(self) -> None:
         """Follow parameters that were moved, or a state that was loaded from another device."""
         device = self._device()
+        first = self.param_groups[0]
+        if all(first[name].device == device for name in self._scalars[:1]):
+            return  # they only ever move together
         for group in self.param_groups:
             for name in self._scalars:
-                if name in group and group[name].device != device:
+                if name in group:
                     group[name] = group[name].to(device)
 
     def _evaluate(

@@ -1,24 +1,20 @@
 """The BPGrad solver: branch and pruning reduced to one adaptive step length (Eq. 12, Alg. 2)."""
 
 import math
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bpgrad.optim._kernels import (
-    add_decay,
-    apply_foreach,
-    apply_fused,
-    apply_loop,
-    global_norm,
-    is_fused,
-)
+from bpgrad.optim._fused import fits, fused_step, kernel
+from bpgrad.optim._kernels import add_decay, apply_foreach, apply_loop, global_norm
 from bpgrad.optim._loss_aware import Closure, Loss, LossAwareOptimizer, buckets, check_group
 from bpgrad.optim._noise import GOLDEN_GAMMA, gaussian_noise, mix
 
 GLOBAL_OPTIONS = ("rho", "variant", "on_zero_gradient", "foreach", "fused")
+WATCH_EVERY = 100  # steps between two looks at whether ‖g‖ has exceeded L
 
 
 class BPGrad(LossAwareOptimizer):
@@ -48,9 +44,14 @@ class BPGrad(LossAwareOptimizer):
     * norm zero: the normalised gradient is 0 (``"skip"``: the remaining velocity still moves the
       parameters, in ``released`` too) or a random unit vector (``"random"``, as in the paper).
 
+    Where ``grad_norm`` exceeds L the loss is not L-Lipschitz, and what the paper proves of the step
+    does not hold: ``exceeded_steps`` counts it, and a warning says so once, some 200 steps later at
+    most, since the count is copied to the host in the background.
+
     Norms are accumulated in float64, and all scalars are float64 or int64 tensors in the parameter
     groups: ``state_dict`` carries them, ``step_size`` in each group, the global ones in the first.
-    ``state[p]["momentum_buffer"]`` is the velocity v. Parameters without a gradient are left alone.
+    ``state[p]["momentum_buffer"]`` is the velocity v, in the dtype of its parameter. Parameters
+    without a gradient are left alone.
 
     Args:
         params: tensors, or dicts that define groups; a group can have its own ``lr``,
@@ -66,11 +67,14 @@ class BPGrad(LossAwareOptimizer):
             and of the step count, takes nothing from torch's generators and is the same on every
             device.
         foreach: True for multi-tensor operations, False for a loop over the parameters.
-        fused: True for torch's fused CPU kernel. None for both: fused where possible, else foreach.
+        fused: True for the compiled CPU kernel, which passes over memory twice: it takes dense
+            float32, float64 and bfloat16 parameters with gradients laid out like them.
+            None for both: fused where possible, else foreach.
 
     Raises:
         ValueError: for a value outside its range, or a group that sets its own global option.
-        RuntimeError: if ``fused`` and ``foreach`` are both True.
+        RuntimeError: for ``fused`` together with ``foreach`` or ``on_zero_gradient="random"``, or
+            where the kernel was not built.
     """
 
     _scalars = (
@@ -80,8 +84,12 @@ class BPGrad(LossAwareOptimizer):
         "step",
         "skipped_steps",
         "negative_losses",
+        "exceeded_steps",
         "seed",
     )
+    _calls = 0
+    _exceeded: Tensor | None = None  # host copy of ``exceeded_steps``, up to 100 steps old
+    _warned = False
 
     def __init__(
         self,
@@ -107,6 +115,13 @@ class BPGrad(LossAwareOptimizer):
             )
         if fused and foreach:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        if fused and on_zero_gradient == "random":
+            raise RuntimeError("`fused=True` does not support on_zero_gradient='random'")
+        if fused and kernel() is None:
+            raise RuntimeError(
+                "`fused=True` needs the CPU kernel, which was not built: install bpgrad again where"
+                " there is a C compiler with OpenMP, or leave it at None."
+            )
         defaults: dict[str, Any] = {
             "lipschitz": lipschitz,
             "rho": rho,
@@ -125,6 +140,7 @@ class BPGrad(LossAwareOptimizer):
             step=self._new_scalar(0, torch.int64),
             skipped_steps=self._new_scalar(0, torch.int64),
             negative_losses=self._new_scalar(0, torch.int64),
+            exceeded_steps=self._new_scalar(0, torch.int64),
         )
         if on_zero_gradient == "random":
             seed = torch.initial_seed() % 2**63
@@ -176,6 +192,16 @@ class BPGrad(LossAwareOptimizer):
         """Number of steps taken with a negative loss, where the bounds do not hold, 0-dim int64."""
         return self.param_groups[0]["negative_losses"].clone()
 
+    @property
+    def exceeded_steps(self) -> Tensor:
+        """Number of steps taken with ``grad_norm`` above (the smallest) L, 0-dim int64."""
+        return self.param_groups[0]["exceeded_steps"].clone()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # States that were saved before the count existed.
+        self.param_groups[0].setdefault("exceeded_steps", self._new_scalar(0, torch.int64))
+
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Closure | None = None, *, loss: Loss | None = None
@@ -197,16 +223,51 @@ class BPGrad(LossAwareOptimizer):
             RuntimeError: for sparse gradients, or if ``fused=True`` cannot be honoured.
         """
         self._place_scalars()
-        shared = self.param_groups[0]
-        given, f = self._evaluate(closure, loss, shared["f_min"])
-        paper = shared["variant"] == "paper"
-        loop = shared["foreach"] is False and not shared["fused"]
+        given, f = self._evaluate(closure, loss, self.param_groups[0]["f_min"])
+        params = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        velocities = [[self._velocity(p) for p in ps] for ps in params]
+        if self._is_fused(params, velocities):
+            fused_step(self.param_groups, params, velocities, f)
+        else:
+            self._step(params, velocities, f)
+        if not torch.compiler.is_compiling():
+            self._watch()
+        return given
 
-        params, grads, directions = [], [], []
-        for group in self.param_groups:
-            params.append([p for p in group["params"] if p.grad is not None])
-            grads.append([p.grad for p in params[-1]])
-            directions.append(add_decay(grads[-1], params[-1], group["weight_decay"], loop))
+    def _is_fused(self, params: list[list[Tensor]], velocities: list[list[Tensor]]) -> bool:
+        """Whether this step can and should be the kernel's."""
+        shared = self.param_groups[0]
+        fused, foreach = shared["fused"], shared["foreach"]
+        if fused is False or (foreach is not None and not fused):
+            return False
+        possible = (
+            not torch.compiler.is_compiling()  # the compiler fuses the operations itself
+            and kernel() is not None
+            and shared["on_zero_gradient"] == "skip"
+            and shared["f_min"].is_cpu
+            and shared["f_min"].dtype == torch.float64
+            and all(
+                p.grad is not None and fits(p, p.grad, v)
+                for ps, vs in zip(params, velocities, strict=True)
+                for p, v in zip(ps, vs, strict=True)
+            )
+        )
+        if fused and not possible:
+            raise RuntimeError(
+                "`fused=True` needs dense float32, float64 or bfloat16 parameters on the CPU with "
+                "gradients laid out in memory like them, and no torch.compile; leave it at None."
+            )
+        return possible
+
+    def _step(self, params: list[list[Tensor]], velocities: list[list[Tensor]], f: Tensor) -> None:
+        """The step in torch's operations, as a loop over the parameters or multi-tensor."""
+        shared = self.param_groups[0]
+        paper, loop = shared["variant"] == "paper", shared["foreach"] is False
+        grads = [[p.grad for p in ps if p.grad is not None] for ps in params]
+        directions = [
+            add_decay(gs, ps, group["weight_decay"], loop)
+            for group, gs, ps in zip(self.param_groups, grads, params, strict=True)
+        ]
         norm = global_norm(directions if paper else grads, shared["f_min"], loop)
         divisor = norm.masked_fill(norm == 0.0, math.inf)  # d = 0 where the norm is 0
         if shared["on_zero_gradient"] == "random":
@@ -218,17 +279,44 @@ class BPGrad(LossAwareOptimizer):
         torch.fmin(f_min, f, out=f_min)
         gap = f.sub(f_min, alpha=shared["rho"]).clamp_(min=0.0)
 
-        for group, ps, ds in zip(self.param_groups, params, directions, strict=True):
+        for group, ps, ds, vs in zip(
+            self.param_groups, params, directions, velocities, strict=True
+        ):
             eta = group["step_size"]
             torch.where(skipped, eta, gap * group["lr"] / group["lipschitz"], out=eta)
             if ps:
-                self._update(group, ps, ds, divisor, skipped)
+                self._update(group, ps, ds, vs, divisor, skipped)
 
         torch.where(skipped, shared["grad_norm"], norm, out=shared["grad_norm"])
         shared["step"].add_(~skipped)
         shared["skipped_steps"].add_(skipped)
         shared["negative_losses"].add_(f < 0.0)
-        return given
+        smallest = min(group["lipschitz"] for group in self.param_groups)
+        shared["exceeded_steps"].add_((norm > smallest) & ~skipped)
+
+    def _watch(self) -> None:
+        """Warn once that ‖g‖ has exceeded L, without ever waiting for the device.
+
+        The host looks at a copy that was started 100 steps before; on a GPU one that is not yet
+        complete shows the number before.
+        """
+        self._calls += 1
+        if self._warned or self._calls % WATCH_EVERY:
+            return
+        count = self.param_groups[0]["exceeded_steps"]
+        if count.is_meta:
+            return
+        if self._exceeded is None:
+            self._exceeded = torch.zeros_like(count, device="cpu", pin_memory=count.is_cuda)
+        elif self._exceeded.numpy():
+            self._warned = True
+            warnings.warn(
+                f"the norm of the gradient has exceeded L in at least {self._exceeded.numpy()} of "
+                f"{self._calls} steps: the loss is not L-Lipschitz there, and BPGrad's bounds on "
+                "its minimum do not hold",
+                stacklevel=5,  # the caller of step, past torch's two wrappers of it
+            )
+        self._exceeded.copy_(count, non_blocking=True)
 
     def _randomize_zero(
         self, directions: list[list[Tensor]], norm: Tensor, divisor: Tensor, loop: bool
@@ -256,6 +344,7 @@ class BPGrad(LossAwareOptimizer):
         group: dict[str, Any],
         params: list[Tensor],
         directions: list[Tensor],
+        velocities: list[Tensor],
         divisor: Tensor,
         skipped: Tensor,
     ) -> None:
@@ -264,13 +353,12 @@ class BPGrad(LossAwareOptimizer):
         paper = shared["variant"] == "paper"
         eta = group["step_size"]
         factor = (eta if paper else torch.ones_like(eta)).div(divisor).neg_()
-        velocities = [self._velocity(p) for p in params]
         for ws, ds, vs in buckets(params, directions, velocities):
             device, dtype = ws[0].device, torch.promote_types(ws[0].dtype, torch.float32)
             # Over a subnormal norm the factor would be infinite in float32.
             scale = factor.clamp(min=-torch.finfo(dtype).max).to(device, dtype)
             reach = 1.0 if paper else eta.to(device, dtype)
-            if shared["foreach"] is False and not shared["fused"]:
+            if shared["foreach"] is False:
                 steps = [d * scale for d in ds]
                 apply = apply_loop
             else:
@@ -280,7 +368,7 @@ class BPGrad(LossAwareOptimizer):
                 else:
                     steps = ds
                     torch._foreach_mul_(steps, scale)
-                apply = apply_fused if is_fused(shared, ws, steps, vs) else apply_foreach
+                apply = apply_foreach
             apply(ws, steps, vs, group["momentum"], reach, skipped.to(device))
 
     def _velocity(self, param: Tensor) -> Tensor:

@@ -1,0 +1,260 @@
+"""The compiled CPU kernel: what it takes, what it leaves to torch, and that it is right."""
+
+import math
+import warnings
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bpgrad.optim import BPGrad, _fused
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+
+pytestmark = pytest.mark.skipif(
+    _fused.kernel() is None, reason="the CPU kernel was not built (no C compiler with OpenMP)"
+)
+
+
+@pytest.fixture
+def without_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bpgrad.optim.bpgrad.kernel", lambda: None)
+
+
+def draw(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def parameter(value: torch.Tensor, gradient: torch.Tensor) -> Any:
+    p = torch.nn.Parameter(value)
+    p.grad = gradient
+    return p
+
+
+def ulps(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest difference, in units of the last place of the largest element of ``other``."""
+    difference = (one.double() - other.double()).abs().max().item()
+    scale = 2.0 ** math.floor(math.log2(other.abs().max().item()))
+    return float(difference / (scale * torch.finfo(other.dtype).eps))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("decay", [0.0, 5e-3])
+def test_all_modes_agree_within_ulps(dtype: torch.dtype, variant: str, decay: float) -> None:
+    """50 steps, two groups; 40000 elements are several blocks and a rest."""
+    shapes = ((40_003,), (7, 3), (5, 4, 3, 3), (33,))
+    runs = []
+    for mode in ({"foreach": False}, {"foreach": True}, {"fused": True}):
+        params = [torch.nn.Parameter(draw(s, k, dtype)) for k, s in enumerate(shapes)]
+        params[2].data = params[2].data.to(memory_format=torch.channels_last)
+        groups = [
+            {"params": params[:2]},
+            {"params": params[2:], "lr": 0.5, "momentum": 0.0, "lipschitz": 20.0},
+        ]
+        options: dict[str, Any] = mode
+        optimizer = BPGrad(groups, 5.0, variant=variant, weight_decay=decay, **options)
+        for t in range(50):
+            for k, p in enumerate(params):
+                p.grad = draw(shapes[k], 100 * t + k, dtype)
+            params[2].grad = params[2].grad.to(memory_format=torch.channels_last)  # type: ignore
+            optimizer.step(loss=2.0 + math.cos(t))
+        runs.append((params, optimizer))
+    (loop, first), *others = runs
+    for params, optimizer in others:
+        for p, q in zip(params, loop, strict=True):
+            # bfloat16: where the roundings are made differs between the three.
+            assert ulps(p.detach(), q.detach()) <= (8 if dtype == torch.bfloat16 else 2)
+        for name in ("step_size", "f_min", "grad_norm"):
+            one, other = getattr(optimizer, name), getattr(first, name)
+            # the norm follows weights that differ by the roundings above
+            torch.testing.assert_close(
+                one, other, rtol=1e-3 if dtype == torch.bfloat16 else 1e-6, atol=0.0
+            )
+        for name in ("step", "skipped_steps", "exceeded_steps"):
+            assert optimizer.param_groups[0][name] == first.param_groups[0][name]
+
+
+def layouts() -> dict[str, tuple[torch.Tensor, bool]]:
+    """Parameters of 6 × 4 × 2 × 3 by name, and whether the kernel takes them."""
+    base = draw((6, 4, 2, 3), 0)
+    wide = draw((12, 4, 2, 3), 1)
+    return {
+        "contiguous": (base.clone(), True),
+        "channels_last": (base.clone().to(memory_format=torch.channels_last), True),
+        "transposed": (base.clone().transpose(0, 3), True),
+        "every second row": (wide[::2], False),
+        "a column": (draw((6, 4, 2, 4), 2)[..., :3], False),
+        "expanded": (draw((1, 4, 2, 3), 3).expand(6, 4, 2, 3), False),
+        "empty": (torch.zeros(0, 3, dtype=torch.float64), True),
+        "scalar": (torch.tensor(2.0, dtype=torch.float64), True),
+    }
+
+
+@pytest.mark.parametrize("name", [n for n in layouts() if n != "expanded"])
+def test_every_layout_gives_the_result_of_the_loop(name: str) -> None:
+    moved = []
+    for mode in ({}, {"foreach": False}):
+        value, taken = layouts()[name]
+        storage = value.untyped_storage()
+        p = parameter(value, torch.empty_like(value).copy_(draw(tuple(value.shape), 9)))
+        p.grad = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).copy_(p.grad)
+        options: dict[str, Any] = mode
+        optimizer = BPGrad([p], 5.0, weight_decay=0.1, **options)
+        velocity = torch.zeros_like(p)
+        assert _fused.fits(p, p.grad, torch.empty_like(p.grad)) == taken or velocity.numel() == 0
+        for _ in range(3):
+            optimizer.step(loss=1.0)
+        moved.append(torch.tensor([], dtype=value.dtype).set_(storage))  # type: ignore[call-overload]
+    # the whole memory, what lies between the elements of the parameter included
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-14, atol=1e-15)
+
+
+def test_layouts_are_known_for_what_they_are() -> None:
+    for name, (value, taken) in layouts().items():
+        assert _fused.is_dense(value) == taken, name
+
+
+@given(st.permutations(range(4)), st.lists(st.integers(1, 3), min_size=4, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_dense_is_one_stretch_of_memory(order: list[int], sizes: list[int]) -> None:
+    tensor = torch.zeros(sizes).permute(order)
+    assert _fused.is_dense(tensor)
+    every_second = torch.zeros([2 * s for s in sizes])[::2].permute(order)
+    reached = {
+        sum(i * s for i, s in zip(index, every_second.stride(), strict=True))
+        for index in torch.cartesian_prod(*[torch.arange(n) for n in every_second.shape]).tolist()
+    }
+    assert _fused.is_dense(every_second) == (reached == set(range(every_second.numel())))
+
+
+def test_dimensions_of_size_one_have_any_stride() -> None:
+    """Gradients of such convolutions in channels_last come with other strides, same order."""
+    weight = torch.randn(4, 1, 3, 3).to(memory_format=torch.channels_last)
+    gradient = torch.randn(4, 1, 3, 3)
+    assert weight.stride() != gradient.stride()
+    assert not _fused.same_layout(torch.zeros(2, 3), torch.zeros(3, 2).T)
+    moved = []
+    for mode in ({"fused": True}, {"foreach": False}):
+        options: dict[str, Any] = mode
+        p = parameter(weight.clone(), gradient.clone())
+        BPGrad([p], 3.0, weight_decay=0.1, **options).step(loss=2.0)
+        moved.append(p.detach())
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: setattr(p, "data", p.data.half()) or setattr(p, "grad", p.grad.half()),
+        lambda p: setattr(p, "grad", p.grad.t().contiguous().t()),
+        lambda p: setattr(p, "grad", torch.view_as_complex(torch.randn(4, 4, 2)).conj().imag),
+    ],
+    ids=["float16", "gradient of another layout", "gradient with the negative bit"],
+)
+def test_what_the_kernel_does_not_take_goes_to_torch(change: Any) -> None:
+    p = parameter(draw((4, 4), 0, torch.float32), draw((4, 4), 1, torch.float32))
+    change(p)
+    q = deepcopy(p)
+    q.grad = p.grad.clone()
+    BPGrad([p], 3.0).step(loss=1.0)
+    BPGrad([q], 3.0, foreach=False).step(loss=1.0)
+    torch.testing.assert_close(p, q)
+    with pytest.raises(RuntimeError, match="`fused=True` needs dense"):
+        BPGrad([p], 3.0, fused=True).step(loss=1.0)
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            p = parameter(draw((300_001,), 0, torch.float32), draw((300_001,), 1, torch.float32))
+            optimizer = BPGrad([p], 3.0, weight_decay=1e-3, fused=True)
+            optimizer.step(loss=1.0)
+            results.append((p.detach(), optimizer.grad_norm))
+    finally:
+        torch.set_num_threads(before)
+    for weights, norm in results[1:]:
+        assert torch.equal(weights, results[0][0])
+        assert torch.equal(norm, results[0][1])
+
+
+def test_bfloat16_is_rounded_to_nearest_once() -> None:
+    """With μ = 0 and w = 0 the weights become −(η/‖g‖) g, as torch would round it."""
+    special = torch.tensor([3e38, 1e-38, -0.0, 1.0], dtype=torch.bfloat16)
+    gradient = torch.cat([draw((4096,), 5, torch.bfloat16), special[1:]])
+    p = parameter(torch.zeros_like(gradient), gradient)
+    norm = gradient.double().norm().item()
+    BPGrad([p], 1.0, rho=0.0, momentum=0.0, fused=True).step(loss=0.7 * norm)
+    assert torch.equal(p.detach(), -(gradient.float() * 0.7).bfloat16())
+
+
+def test_autograd_notices_that_the_parameters_have_changed() -> None:
+    p = parameter(draw((5,), 0), draw((5,), 1))
+    loss = (p * p).sum()
+    BPGrad([p], 3.0, fused=True).step(loss=1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_without_a_compiler_torch_takes_the_step(without_kernel: None) -> None:
+    p, q = (parameter(draw((9,), 0), draw((9,), 1)) for _ in range(2))
+    BPGrad([p], 3.0).step(loss=1.0)
+    BPGrad([q], 3.0, foreach=True).step(loss=1.0)
+    assert torch.equal(p, q)
+    with pytest.raises(RuntimeError, match="which was not built"):
+        BPGrad([p], 3.0, fused=True)
+
+
+def test_a_library_of_other_sources_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ctypes
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: object())
+    assert _fused.kernel.__wrapped__() is None
+
+
+def test_states_saved_before_the_count_of_exceeded_steps_existed() -> None:
+    p = parameter(draw((5,), 0), draw((5,), 1))
+    optimizer = BPGrad([p], 3.0)
+    optimizer.step(loss=1.0)
+    state = deepcopy(optimizer.state_dict())
+    del state["param_groups"][0]["exceeded_steps"]
+    other = BPGrad([p], 3.0)
+    other.load_state_dict(state)
+    other.step(loss=1.0)
+    assert other.exceeded_steps.item() == 0
+    assert other.param_groups[0]["step"].item() == 2
+
+
+@pytest.mark.parametrize("mode", [{"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_a_gradient_above_L_is_counted_and_said_once(mode: dict[str, Any]) -> None:
+    p = parameter(torch.zeros(4), torch.full((4,), 1.0))  # ‖g‖ = 2
+    optimizer = BPGrad([{"params": [p]}], 1.5, **mode)
+    optimizer.add_param_group({"params": [parameter(torch.zeros(2), torch.zeros(2))], "lr": 0.1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(199):  # looked at after 100 steps, seen after 200
+            optimizer.step(loss=1.0)
+    assert optimizer.exceeded_steps.item() == 199
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(500):
+            optimizer.step(loss=1.0)
+    assert len(caught) == 1
+    assert "has exceeded L in at least 100 of 200 steps" in str(caught[0].message)
+    assert caught[0].filename == __file__
+    optimizer.step(loss=math.nan)
+    assert optimizer.exceeded_steps.item() == 699
+
+
+def test_a_gradient_of_norm_L_is_allowed() -> None:
+    p = parameter(torch.zeros(4), torch.full((4,), 1.0))
+    optimizer = BPGrad([p], 2.0)
+    optimizer.step(loss=1.0)
+    assert optimizer.exceeded_steps.item() == 0
