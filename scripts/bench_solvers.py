@@ -32,7 +32,7 @@ WEIGHT_DECAY = 5e-4
 CACHE = 64 * 2**20  # bytes of parameters above which no cache holds the step's tensors
 
 Shapes = Sequence[Sequence[int]]
-#: Weights and biases of AlexNet's eight layers (61 million): two groups of filters in layers 2, 4, 5.
+#: Weights and biases of AlexNet (61 million): layers 2, 4 and 5 have two groups of filters.
 ALEXNET: Shapes = (
     *((96, 3, 11, 11), (96,), (256, 48, 5, 5), (256,), (384, 256, 3, 3), (384,)),
     *((384, 192, 3, 3), (384,), (256, 192, 3, 3), (256,)),
