@@ -11,7 +11,8 @@ Three loops over the same data with the same net, one after another in rounds:
                iteration; in a child process that waits for its turn, because the trainer's setting
                of the memory allocator cannot be undone
 
-Prints the median images/s of each and the median over rounds of the ratios; writes them, with
+Prints the median images/s of each and the median over rounds of the ratios, and what of the rate of
+a large matrix product the bare loop reaches: the room that is left to any loop. Writes them, with
 machine and versions, to results/bench/training_loop.json.
 """
 
@@ -30,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.flop_counter import FlopCounterMode
 
 from bpgrad.models.lenet import FullWindowConv2d
 from bpgrad.records.files import write_text
@@ -56,6 +58,21 @@ def bare_loop(model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]
         loss.backward()
         optimizer.step()
     return time.perf_counter() - begin
+
+
+def product_rate(size: int = 2048) -> float:
+    """Floating-point operations a second of a large float32 matrix product."""
+    one, other = torch.randn(size, size), torch.randn(size, size)
+    begin = time.perf_counter()
+    one @ other
+    return 2 * size**3 / (time.perf_counter() - begin)
+
+
+def operations(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> int:
+    """Floating-point operations of forward and backward on one minibatch, products only."""
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(model(batch[0]), batch[1]).backward()
+    return int(counter.get_total_flops())
 
 
 def as_usual(model: nn.Module) -> nn.Module:
@@ -176,7 +193,9 @@ def bench(task_name: str, rounds: int, iterations: int, extra: list[str]) -> dic
         return float(pipe.recv())
 
     seconds: dict[str, list[float]] = {}
+    products = []
     for k in range(rounds + 1):
+        products.append(product_rate())
         taken = {
             "bare": bare_loop(task.build_model(0), batches),
             **{f"trainer {s}": trainer_loop(task_name, s, k, examples, extra) for s in SOLVERS},
@@ -187,9 +206,14 @@ def bench(task_name: str, rounds: int, iterations: int, extra: list[str]) -> dic
                 seconds.setdefault(name, []).append(value)
     pipe.send(False)
     user.join()
+    work = iterations * operations(task.build_model(0), batches[0])
     return {
         "iterations": iterations,
         "rounds": rounds,
+        "gflops": {
+            "matrix product": round(statistics.median(products) / 1e9),
+            "bare": round(work / statistics.median(seconds["bare"]) / 1e9),
+        },
         "images_per_second": {
             name: round(examples / statistics.median(taken)) for name, taken in seconds.items()
         },
@@ -234,6 +258,11 @@ def main() -> None:
         print(f"\n{task}: median of {found['rounds']} rounds of {found['iterations']} iterations")
         for name, rate in found["images_per_second"].items():
             print(f"  {name:16} {rate:>7} images/s   {found['ratio_to_bare'][name]:.3f} of bare")
+        print(
+            "  bare reaches {bare} GFLOP/s, a matrix product {matrix product}".format(
+                **found["gflops"]
+            )
+        )
         for solver, ratio in found["trainer_to_DataLoader"].items():
             print(f"  trainer {solver} is {ratio:.2f} times as fast as the DataLoader loop")
     print(f"\n{arguments.output}")

@@ -8,7 +8,7 @@ time, of the highest rate that one of three simple operations reached in the sam
 scaling and an addition in place. On sets that fit a cache it says nothing and is left out.
 
 Prints the tables and writes them, with machine and versions, to results/bench/solvers.json and
-results/bench/solvers.md.
+results/bench/solvers.md, and into docs/solvers.md.
 """
 
 import argparse
@@ -29,6 +29,8 @@ from bpgrad.records.provenance import describe_start
 from bpgrad.training.cli import run_command
 
 WEIGHT_DECAY = 5e-4
+DOCS = Path(__file__).parents[1] / "docs" / "solvers.md"
+MARKS = ("<!-- results/bench/solvers.md -->\n", "<!-- end -->\n")  # around the table in the docs
 CACHE = 64 * 2**20  # bytes of parameters above which no cache holds the step's tensors
 
 Shapes = Sequence[Sequence[int]]
@@ -127,7 +129,6 @@ def as_markdown(report: dict[str, Any]) -> str:
     """The tables as they stand in the docs."""
     machine, versions = report["start"]["machine"], report["start"]["versions"]
     lines = [
-        "<!-- written by scripts/bench_solvers.py -->",
         f"{machine['cpu']}, {machine['threads']} threads, torch {versions['torch']}, float32.",
     ]
     for name, found in report["models"].items():
@@ -148,10 +149,17 @@ def as_markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def with_table(page: str, table: str) -> str:
+    """The page with the table between the marks."""
+    before, rest = page.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    return f"{before}{MARKS[0]}{table}{MARKS[1]}{after}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", type=Path, default=Path("results/bench/solvers"))
+    parser.add_argument("--output", type=Path, help="elsewhere than results/bench and the docs")
     arguments = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
     lenets = {"LeNet, MNIST": MnistLeNet(generator), "LeNet, CIFAR-10": CifarLeNet(generator)}
@@ -164,8 +172,11 @@ def main() -> None:
         },
     }
     text = as_markdown(report)
-    write_text(arguments.output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
-    write_text(arguments.output.with_suffix(".md"), text)
+    output = arguments.output or DOCS.parents[1] / "results" / "bench" / "solvers"
+    write_text(output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
+    write_text(output.with_suffix(".md"), text)
+    if arguments.output is None:
+        write_text(DOCS, with_table(DOCS.read_text(), text))
     print(text)
 
 

@@ -1,6 +1,7 @@
 """The promises of README, Makefile, lock files and of the house itself."""
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -61,20 +62,35 @@ def test_the_readme_names_the_experiments_that_exist() -> None:
     assert names <= {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
 
 
-def test_the_python_of_the_readme_runs() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/solvers.md"])
+def test_the_python_of_the_documents_runs(page: str) -> None:
     import torch
 
-    (snippet,) = [block for language, block in BLOCKS if language == "python"]
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     model = torch.nn.Linear(3, 2)
     before = model.weight.detach().clone()
+    batch = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
     names = {
         "model": model,
         "criterion": torch.nn.CrossEntropyLoss(),
-        "inputs": torch.randn(4, 3),
-        "targets": torch.tensor([0, 1, 0, 1]),
+        "inputs": batch[0],
+        "targets": batch[1],
+        "batches": [batch, batch],
     }
     exec(snippet, names)
     assert not torch.equal(model.weight, before)
+
+
+def test_the_table_of_the_solvers_page_is_the_measured_one() -> None:
+    """Rebuilt from the record: nothing in it was typed."""
+    from scripts.bench_solvers import as_markdown, with_table
+
+    report = json.loads((ROOT / "results" / "bench" / "solvers.json").read_text())
+    table = as_markdown(report)
+    assert (ROOT / "results" / "bench" / "solvers.md").read_text() == table
+    page = (ROOT / "docs" / "solvers.md").read_text()
+    assert with_table(page, table) == page
+    assert with_table(page, "") != page
 
 
 def test_the_solver_file_of_the_readme_trains(tmp_path: Path) -> None:

@@ -64,6 +64,20 @@ class LossAwareOptimizer(Optimizer):
     #: Names of the 0-dim tensors that a group may hold.
     _scalars: tuple[str, ...]
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group.
+
+        Raises:
+            ValueError: for complex parameters.
+        """
+        super().add_param_group(param_group)
+        if any(p.is_complex() for p in self.param_groups[-1]["params"]):
+            del self.param_groups[-1]
+            raise ValueError(
+                f"{type(self).__name__} does not support complex parameters: "
+                "pass torch.view_as_real of them"
+            )
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; later steps do not write into ``state_dict``, as torch's own would."""
         super().load_state_dict(deepcopy(state_dict))

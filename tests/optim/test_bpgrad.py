@@ -317,6 +317,36 @@ def test_subnormal_float32_gradients_stay_finite(variant: str, mode: Options) ->
 
 
 @few
+@given(
+    st.integers(0, 10_000),
+    st.floats(0.0, 0.999),
+    st.floats(1.0, 3.0),
+    st.sampled_from(list(MODES)),
+)
+def test_convex_losses_never_lead_away_from_the_minimiser(
+    seed: int, rho: float, slack: float, mode: str
+) -> None:
+    """f = max_k a_k (x − x*), at least 0 and 0 at x*, with L ≥ max ‖a_k‖; μ = λ = 0, any ρ."""
+    generator = torch.Generator().manual_seed(seed)
+    slopes = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    slopes = torch.cat([slopes, -slopes.mean(0, keepdim=True)])  # 0 in their hull: f ≥ 0
+    minimiser = torch.randn(3, generator=generator, dtype=torch.float64)
+    p: Any = torch.nn.Parameter(torch.randn(3, generator=generator, dtype=torch.float64) * 3)
+    lipschitz = slack * slopes.norm(dim=1).max().item()
+    optimizer = BPGrad([p], lipschitz, rho=rho, momentum=0.0, **MODES[mode])
+    distance = (p.detach() - minimiser).norm().item()
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = (slopes @ (p - minimiser)).max()
+        loss.backward()
+        optimizer.step(loss=loss)
+        moved = (p.detach() - minimiser).norm().item()
+        assert moved <= distance * (1 + 1e-12)
+        distance = moved
+    assert optimizer.exceeded_steps.item() == 0
+
+
+@few
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=5), st.floats(0.5, 4.0))
 def test_steps_on_a_cone_approach_its_minimum(start: list[float], slope: float) -> None:
     # f = slope ‖x‖ with f* = 0: a Polyak step, shortened by slope / L, never moves away.
