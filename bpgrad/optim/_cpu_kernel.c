@@ -154,6 +154,27 @@ static void share(int64_t blocks, int64_t *first, int64_t *last) {
     *last = blocks * (thread + 1) / threads;
 }
 
+/* The scalars of the step; 0 if it is to be skipped. */
+static int take_scalars(double norm, int64_t groups, const group_row *group,
+                        const group_scalars *scalars, const global_scalars *global, double rho) {
+    double f = *global->loss;
+    if (!(fabs(f) + norm < INFINITY)) { /* a NaN compares as false */
+        ++*global->skipped_steps;
+        return 0;
+    }
+    *global->f_min = fmin(*global->f_min, f);
+    *global->grad_norm = norm;
+    ++*global->step;
+    *global->negative_losses += f < 0;
+    double gap = fmax(f - rho * *global->f_min, 0), smallest = INFINITY;
+    for (int64_t k = 0; k < groups; k++) {
+        *scalars[k].step_size = gap * *scalars[k].lr / group[k].lipschitz;
+        smallest = fmin(smallest, group[k].lipschitz);
+    }
+    *global->exceeded_steps += norm > smallest;
+    return 1;
+}
+
 /* Returns 0, or 1 where there is no memory for the list of blocks. The number in the name goes up
  * whenever the arguments change, so that a library that was built before is not called. */
 int bpgrad_step_1(int64_t tensors, const tensor_row *tensor, int64_t groups, const group_row *group,
@@ -178,6 +199,8 @@ int bpgrad_step_1(int64_t tensors, const tensor_row *tensor, int64_t groups, con
             list[filled++] = (block){&tensor[t], start, left < BLOCK ? left : BLOCK};
         }
 
+    double norm = 0;
+    int skipped = 0;
 #pragma omp parallel if (elements > SERIAL)
     {
         int64_t first, last;
@@ -186,35 +209,15 @@ int bpgrad_step_1(int64_t tensors, const tensor_row *tensor, int64_t groups, con
             double decay = paper ? group[list[b].tensor->group].weight_decay : 0;
             partial[b] = block_squares(&list[b], decay);
         }
-    }
-    double norm = 0;
-    for (int64_t b = 0; b < blocks; b++) norm += partial[b];
-    norm = sqrt(norm);
-
-    double f = *global->loss;
-    if (!(fabs(f) + norm < INFINITY)) { /* a NaN compares as false */
-        ++*global->skipped_steps;
-        free(list);
-        free(partial);
-        return 0;
-    }
-    *global->f_min = fmin(*global->f_min, f);
-    *global->grad_norm = norm;
-    ++*global->step;
-    *global->negative_losses += f < 0;
-    double gap = fmax(f - rho * *global->f_min, 0), smallest = INFINITY;
-    for (int64_t k = 0; k < groups; k++) {
-        *scalars[k].step_size = gap * *scalars[k].lr / group[k].lipschitz;
-        smallest = fmin(smallest, group[k].lipschitz);
-    }
-    *global->exceeded_steps += norm > smallest;
-
-#pragma omp parallel if (elements > SERIAL)
-    {
-        int64_t first, last;
-        share(blocks, &first, &last);
+#pragma omp barrier
+#pragma omp single
+        {
+            for (int64_t b = 0; b < blocks; b++) norm += partial[b];
+            norm = sqrt(norm);
+            skipped = !take_scalars(norm, groups, group, scalars, global, rho);
+        } /* and here the threads wait for each other again */
         /* Last block first: what the norm has read last is still in the cache. */
-        for (int64_t b = last - 1; b >= first; b--) {
+        for (int64_t b = last - 1; b >= first && !skipped; b--) {
             int64_t k = list[b].tensor->group;
             double eta = *scalars[k].step_size;
             double scale = norm > 0 ? -(paper ? eta : 1) / norm : 0; /* d = 0 for a zero norm */

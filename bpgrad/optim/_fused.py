@@ -50,8 +50,10 @@ def fits(param: Tensor, grad: Tensor, velocity: Tensor) -> bool:
         and grad.dtype == velocity.dtype == param.dtype
         and not grad.is_neg()
         and (param.is_contiguous() or is_dense(param))
-        and same_layout(param, grad)
-        and same_layout(param, velocity)
+        and (
+            param.stride() == grad.stride() == velocity.stride()  # most are
+            or (same_layout(param, grad) and same_layout(param, velocity))
+        )
     )
 
 

@@ -6,6 +6,7 @@ to a buffer on the device that is read once an epoch.
 
 import hashlib
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,12 @@ from bpgrad.world import World, join_world
 CHECKPOINT = "checkpoint.pt"
 STOP_POLL = 20  # iterations between agreements on a signal, where there are several processes
 SOLVER_SCALARS = ("step_size", "grad_norm")  # recorded an iteration, of solvers that have them
-SOLVER_COUNTERS = ("skipped_steps", "negative_losses")  # recorded an epoch, likewise
+# recorded an epoch, likewise, and what a number above 0 means
+SOLVER_COUNTERS = {
+    "skipped_steps": "were skipped: loss or gradient not finite",
+    "negative_losses": "had a negative loss, where BPGrad's bounds do not hold",
+    "exceeded_steps": "had a gradient norm above L, where BPGrad's bounds do not hold",
+}
 
 
 def train(cfg: Config) -> dict[str, Any]:
@@ -100,6 +106,8 @@ class _Run:
         self.optimizer: Optimizer = build_optimizer(
             self.spec, self.model, self.task.lr_multipliers(self.model)
         )
+        # Counted in the record, and said at the end.
+        warnings.filterwarnings("ignore", "the norm of the gradient has exceeded L")
         self.feedback = LossFeedback(self.spec.objective, self.optimizer, world.device)
         self.scalars = [name for name in SOLVER_SCALARS if hasattr(self.optimizer, name)]
         self.columns = (*self.task.train_metrics, *self.scalars)
@@ -238,12 +246,9 @@ class _Run:
         if self.world.is_main:
             self.history.write(self.record)
             self.record.write_result(result)
-        skipped = last.get("skipped_steps", 0) + last.get("negative_losses", 0)
-        if skipped:
-            self._say(
-                f"warning: {last['skipped_steps']:.0f} steps were skipped (non-finite loss or "
-                f"gradient), {last['negative_losses']:.0f} had a negative loss",
-            )
+        for name, meaning in SOLVER_COUNTERS.items():
+            if last.get(name, 0):
+                self._say(f"warning: {last[name]:.0f} of {last['iterations']} steps {meaning}")
         self._say(f"recorded in {self.record.directory}")
         return result
 

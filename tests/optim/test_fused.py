@@ -1,8 +1,11 @@
 """The compiled CPU kernel: what it takes, what it leaves to torch, and that it is right."""
 
+import ctypes
 import math
+import subprocess
 import warnings
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,8 +216,6 @@ def test_without_a_compiler_torch_takes_the_step(without_kernel: None) -> None:
 
 
 def test_a_library_of_other_sources_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ctypes
-
     monkeypatch.setattr(ctypes, "CDLL", lambda path: object())
     assert _fused.kernel.__wrapped__() is None
 
@@ -258,3 +259,75 @@ def test_a_gradient_of_norm_L_is_allowed() -> None:
     optimizer = BPGrad([p], 2.0)
     optimizer.step(loss=1.0)
     assert optimizer.exceeded_steps.item() == 0
+
+
+# --- teeth: mistakes in the kernel's source that the comparison with the loop has to find ---------
+
+MUTANTS = {
+    "decay outside the norm": ("paper ? group[list[b].tensor->group].weight_decay : 0", "0"),
+    "decay inside the released norm": ("paper ? group[list[b].", "1 ? group[list[b]."),
+    "decay of the first group": ("tensor->group].weight_decay", "tensor->group * 0].weight_decay"),
+    "mean for the sum": ("norm = sqrt(norm)", "norm = sqrt(norm / elements)"),
+    "root missing": ("norm = sqrt(norm)", "norm = norm"),
+    "rest of a tensor left out of the norm": ("for (; i < n; i++) {", "for (; i < n - 1; i++) {"),
+    "last block left out": ("b < last; b++", "b < last - 1; b++"),
+    "first block not updated": ("b >= first && !skipped", "b > first && !skipped"),
+    "uphill": ("-(paper ? eta : 1) / norm", "(paper ? eta : 1) / norm"),
+    "eta of the first group": ("*scalars[k].step_size;", "*scalars[0].step_size;"),
+    "eta inside both variants": ("scale, paper ? 1 : eta)", "scale, 1)"),
+    "minimum without the current loss": (
+        "gap = fmax(f - rho * *global->f_min",
+        "gap = fmax(f - rho * f",
+    ),
+    "maximum for minimum": ("= fmin(*global->f_min, f)", "= fmax(*global->f_min, f)"),
+    "L dropped": ("/ group[k].lipschitz", ""),
+    "lr dropped": ("gap * *scalars[k].lr", "gap"),
+    "skipped steps taken": ("!(fabs(f) + norm < INFINITY)", "0"),
+}
+
+
+def walk(mode: dict[str, Any], variant: str) -> torch.Tensor:
+    """All weights after eight steps of two groups, one step with a gradient that is NaN."""
+    shapes = ((40_003,), (7, 3), (33,))
+    params: Any = [torch.nn.Parameter(draw(s, k)) for k, s in enumerate(shapes)]
+    groups = [
+        {"params": params[:2], "weight_decay": 0.3},
+        {"params": params[2:], "lr": 0.5, "momentum": 0.0, "lipschitz": 20.0},
+    ]
+    optimizer = BPGrad(groups, 5.0, variant=variant, **mode)
+    for t in range(8):
+        for k, p in enumerate(params):
+            p.grad = draw(shapes[k], 100 * t + k)
+        if t == 5:
+            params[1].grad[0, 0] = math.nan
+        optimizer.step(loss=3.0 - t + 0.4 * t * t)
+    return torch.cat([p.detach().flatten() for p in params])
+
+
+@pytest.mark.parametrize("label", MUTANTS)
+def test_a_mistake_in_the_kernel_is_found(
+    label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = MUTANTS[label]
+    source = Path(_fused.__file__).with_name("_cpu_kernel.c").read_text()
+    assert old in source
+    changed = tmp_path / "mutant.c"
+    changed.write_text(source.replace(old, new))
+    library = tmp_path / "mutant.so"
+    command = ["cc", "-O1", "-w", "-fPIC", "-shared", "-fopenmp", str(changed), "-o", str(library)]
+    subprocess.run([*command, "-lm"], check=True)
+    function = ctypes.CDLL(str(library)).bpgrad_step_1
+    real = _fused.kernel()
+    assert real is not None
+    function.argtypes = real.argtypes
+    differs = []
+    for variant in ("paper", "released"):
+        reference = walk({"foreach": False}, variant)
+        torch.testing.assert_close(
+            walk({"fused": True}, variant), reference, rtol=1e-12, atol=1e-14
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(_fused, "kernel", lambda: function)
+            moved = walk({"fused": True}, variant)
+        differs.append(not torch.allclose(moved, reference, rtol=1e-9, atol=1e-12))
+    assert any(differs)

@@ -192,6 +192,20 @@ def test_plain_lines_without_a_terminal(tiny: Tiny, capsys: pytest.CaptureFixtur
     assert lines[2].startswith("recorded in ")
 
 
+def test_steps_beyond_L_are_counted_and_said_at_the_end(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    cfg = tiny("solver=bpgrad", "solver.lipschitz=0.5", "+solver.lr=0.02", "epochs=3")
+    result = train(cfg)
+    assert result["exceeded_steps"] > 0
+    said = f"warning: {result['exceeded_steps']} of {result['iterations']} steps had a gradient"
+    assert said in capsys.readouterr().out
+    assert not [w for w in recwarn if "exceeded" in str(w.message)]
+    clean = train(tiny("solver=bpgrad", "solver.lipschitz=1000", "epochs=1"))
+    assert clean["exceeded_steps"] == 0
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_provenance_is_complete(tiny: Tiny) -> None:
     cfg = tiny("epochs=1")
     train(cfg)
