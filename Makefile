@@ -34,6 +34,14 @@ lock: $(READY)  ## resolve pyproject.toml again into requirements.lock
 quickstart: $(READY)  ## compare all solvers on the embedded data set: a table and a figure
 	@$(BIN)/python -m experiments quickstart
 
+.PHONY: figure4
+figure4: $(READY)  ## the paper's Figure 4: step sizes over four epochs
+	@$(BIN)/python -m experiments figure4
+
+.PHONY: figure6
+figure6: $(READY)  ## the paper's Figure 6: various L over four epochs
+	@$(BIN)/python -m experiments figure6
+
 .PHONY: figure7
 figure7: $(READY)  ## the paper's Figure 7: all solvers on MNIST and CIFAR-10 (hours on a CPU; resumable)
 	@$(BIN)/python -m experiments figure7

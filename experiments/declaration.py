@@ -11,6 +11,7 @@ from bpgrad.errors import ConfigError
 from bpgrad.training.signatures import check_arguments, unknown
 
 FOLDER = Path(__file__).parent
+SHOWS = ("epochs", "objective", "step_size", "grad_norm")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class Experiment:
     """A table or figure: solvers × tasks × seeds.
 
     `paper` says what it reproduces, as "Figure 7"; None if the paper has no such thing. `set` are
-    overrides for all runs; those of a solver come after them.
+    overrides for all runs; those of a solver come after them. `shows` is what the figure is of:
+    "epochs", the training objective and the validation metric over epochs, or a value that is
+    recorded an iteration, over the first epochs.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Experiment:
     solvers: tuple[Solver, ...]
     paper: str | None = None
     set: tuple[str, ...] = ()
+    shows: str = "epochs"
 
     def runs(self, seeds: Sequence[int] = ()) -> Iterator[PlannedRun]:
         """Every run, one seed after the other: a comparison is complete as early as possible.
@@ -119,6 +123,8 @@ def _check_values(experiment: Experiment) -> None:
         for value in values:
             if values.count(value) > 1:
                 raise ConfigError(f"{key}: {value} occurs twice")
+    if experiment.shows not in SHOWS:
+        raise ConfigError(unknown(f"shows: {experiment.shows}", SHOWS))
     refuse_overrides(experiment.set, ("task", "solver", "seed", "scale"), "set:")
     for solver in experiment.solvers:
         refuse_overrides(solver.set, ("task", "seed", "scale"), f"{solver.label}: set:")

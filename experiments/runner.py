@@ -23,11 +23,12 @@ class Plan:
     """The runs of an experiment with their configurations, and what the result is called.
 
     `name` (of the files) and `title` tell results of another scale, or with settings other than
-    those declared, from the experiment's own.
+    those declared, from the experiment's own. `shows` is the declaration's.
     """
 
     name: str
     title: str
+    shows: str
     runs: tuple[tuple[PlannedRun, Config], ...]
 
 
@@ -63,7 +64,7 @@ def prepare(
         caveats.append(f"modified: {', '.join(changes)}")
     if caveats:
         title += f" ({'; '.join(caveats)})"
-    return Plan(name, title, tuple(runs))
+    return Plan(name, title, experiment.shows, tuple(runs))
 
 
 def execute(plan: Plan) -> int:
@@ -108,7 +109,10 @@ def report(plan: Plan) -> None:
     figure = results / "figures" / plan.name
     write_text(table.with_suffix(".csv"), tables.as_csv(comparisons))
     write_text(table.with_suffix(".md"), tables.as_markdown(plan.title, comparisons))
-    drawing = curves.draw(plan.title, comparisons)
+    if plan.shows == "epochs":
+        drawing = curves.draw(plan.title, comparisons)
+    else:
+        drawing = curves.draw_steps(plan.title, comparisons, plan.shows)
     for suffix in (".svg", ".png"):
         curves.save(drawing, figure.with_suffix(suffix))
     tables.show(plan.title, comparisons, Console())

@@ -232,6 +232,7 @@ MAY_IMPORT = {
     "errors": set(),
     "world": {"errors"},
     "optim": set(),
+    "branch_prune": set(),
     "models": {"errors"},
     "metrics": {"errors"},
     "data": {"errors"},

@@ -40,6 +40,39 @@ def kernel() -> Any:
     return function
 
 
+def is_fused(
+    options: dict[str, Any],
+    params: Sequence[Sequence[Tensor]],
+    velocities: Sequence[Sequence[Tensor]],
+) -> bool:
+    """Whether a step with these options (of the first group) can and should be the kernel's.
+
+    Raises:
+        RuntimeError: if ``fused=True`` cannot be honoured.
+    """
+    fused, foreach, f_min = options["fused"], options["foreach"], options["f_min"]
+    if fused is False or (foreach is not None and not fused):
+        return False
+    possible = (
+        not torch.compiler.is_compiling()  # the compiler fuses the operations itself
+        and kernel() is not None
+        and options["on_zero_gradient"] == "skip"
+        and f_min.is_cpu
+        and f_min.dtype == torch.float64
+        and all(
+            p.grad is not None and fits(p, p.grad, v)
+            for ps, vs in zip(params, velocities, strict=True)
+            for p, v in zip(ps, vs, strict=True)
+        )
+    )
+    if fused and not possible:
+        raise RuntimeError(
+            "`fused=True` needs dense float32, float64 or bfloat16 parameters on the CPU with "
+            "gradients laid out in memory like them, and no torch.compile; leave it at None."
+        )
+    return possible
+
+
 def fits(param: Tensor, grad: Tensor, velocity: Tensor) -> bool:
     """Whether the kernel can walk the memory of the three side by side."""
     return (

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from bpgrad.optim._loss_aware import buckets
+
 
 def add_decay(
     grads: list[Tensor], params: list[Tensor], weight_decay: float, loop: bool
@@ -38,6 +40,46 @@ def global_norm(groups: list[list[Tensor]], like: Tensor, loop: bool) -> Tensor:
         return torch.zeros_like(like)
     full = [n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]
     return torch.linalg.vector_norm(torch.stack([n.to(like.device) for n in full]))
+
+
+def where(
+    condition: Tensor, ones: list[list[Tensor]], others: list[list[Tensor]]
+) -> list[list[Tensor]]:
+    """``torch.where`` of a 0-dim condition, tensor by tensor, whatever their devices."""
+    return [
+        [torch.where(condition.to(b.device), a, b) for a, b in zip(first, second, strict=True)]
+        for first, second in zip(ones, others, strict=True)
+    ]
+
+
+def update(
+    params: list[Tensor],
+    directions: list[Tensor],
+    velocities: list[Tensor],
+    momentum: float,
+    factor: Tensor,
+    reach: Tensor | None,
+    skipped: Tensor,
+    loop: bool,
+    fresh: bool,
+) -> None:
+    """The update v ← μ v + factor · d, w ← w + reach · v, in place, unless ``skipped``.
+
+    A ``reach`` of None is 1. ``fresh`` directions d may be written to; gradients may not.
+    """
+    for ws, ds, vs in buckets(params, directions, velocities):
+        device, dtype = ws[0].device, torch.promote_types(ws[0].dtype, torch.float32)
+        # Over a subnormal norm the factor would be infinite in float32.
+        scale = factor.clamp(min=-torch.finfo(dtype).max).to(device, dtype)
+        length = 1.0 if reach is None else reach.to(device, dtype)
+        if loop:
+            apply_loop(ws, [d * scale for d in ds], vs, momentum, length, skipped.to(device))
+            continue
+        if fresh:
+            torch._foreach_mul_(ds, scale)
+        else:
+            ds = list(torch._foreach_mul(ds, scale))
+        apply_foreach(ws, ds, vs, momentum, length, skipped.to(device))
 
 
 def apply_loop(

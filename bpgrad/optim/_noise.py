@@ -26,3 +26,20 @@ def gaussian_noise(like: Tensor, key: Tensor) -> Tensor:
     uniform = (((bits >> 40) & (2**24 - 1)).float() + 0.5) * 2.0**-24  # in (0, 1)
     radius = torch.sqrt(-2.0 * torch.log(uniform[:count]))
     return (radius * torch.cos(2.0 * math.pi * uniform[count:])).view_as(like).to(like.dtype)
+
+
+def gaussian_like(groups: list[list[Tensor]], key: Tensor) -> list[list[Tensor]]:
+    """Independent noise for every tensor, a function of ``key`` and of the order alone.
+
+    Raises:
+        RuntimeError: for DTensors.
+    """
+    noise: list[list[Tensor]] = []
+    for tensors in groups:
+        noise.append([])
+        for tensor in tensors:
+            if hasattr(tensor, "to_local"):
+                raise RuntimeError("on_zero_gradient='random' does not support DTensor")
+            key = mix(key)
+            noise[-1].append(gaussian_noise(tensor, key.to(tensor.device)))
+    return noise

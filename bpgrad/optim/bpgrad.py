@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bpgrad.optim._fused import fits, fused_step, kernel
-from bpgrad.optim._kernels import add_decay, apply_foreach, apply_loop, global_norm
-from bpgrad.optim._loss_aware import Closure, Loss, LossAwareOptimizer, buckets, check_group
-from bpgrad.optim._noise import GOLDEN_GAMMA, gaussian_noise, mix
+from bpgrad.optim._fused import fused_step, is_fused, kernel
+from bpgrad.optim._kernels import add_decay, global_norm, update, where
+from bpgrad.optim._loss_aware import Closure, Loss, LossAwareOptimizer, check_group
+from bpgrad.optim._noise import GOLDEN_GAMMA, gaussian_like, mix
 
 GLOBAL_OPTIONS = ("rho", "variant", "on_zero_gradient", "foreach", "fused")
 WATCH_EVERY = 100  # steps between two looks at whether ‖g‖ has exceeded L
@@ -226,38 +226,13 @@ class BPGrad(LossAwareOptimizer):
         given, f = self._evaluate(closure, loss, self.param_groups[0]["f_min"])
         params = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         velocities = [[self._velocity(p) for p in ps] for ps in params]
-        if self._is_fused(params, velocities):
+        if is_fused(self.param_groups[0], params, velocities):
             fused_step(self.param_groups, params, velocities, f)
         else:
             self._step(params, velocities, f)
         if not torch.compiler.is_compiling():
             self._watch()
         return given
-
-    def _is_fused(self, params: list[list[Tensor]], velocities: list[list[Tensor]]) -> bool:
-        """Whether this step can and should be the kernel's."""
-        shared = self.param_groups[0]
-        fused, foreach = shared["fused"], shared["foreach"]
-        if fused is False or (foreach is not None and not fused):
-            return False
-        possible = (
-            not torch.compiler.is_compiling()  # the compiler fuses the operations itself
-            and kernel() is not None
-            and shared["on_zero_gradient"] == "skip"
-            and shared["f_min"].is_cpu
-            and shared["f_min"].dtype == torch.float64
-            and all(
-                p.grad is not None and fits(p, p.grad, v)
-                for ps, vs in zip(params, velocities, strict=True)
-                for p, v in zip(ps, vs, strict=True)
-            )
-        )
-        if fused and not possible:
-            raise RuntimeError(
-                "`fused=True` needs dense float32, float64 or bfloat16 parameters on the CPU with "
-                "gradients laid out in memory like them, and no torch.compile; leave it at None."
-            )
-        return possible
 
     def _step(self, params: list[list[Tensor]], velocities: list[list[Tensor]], f: Tensor) -> None:
         """The step in torch's operations, as a loop over the parameters or multi-tensor."""
@@ -271,7 +246,10 @@ class BPGrad(LossAwareOptimizer):
         norm = global_norm(directions if paper else grads, shared["f_min"], loop)
         divisor = norm.masked_fill(norm == 0.0, math.inf)  # d = 0 where the norm is 0
         if shared["on_zero_gradient"] == "random":
-            directions, divisor = self._randomize_zero(directions, norm, divisor, loop)
+            key = mix(shared["seed"] + shared["step"] * GOLDEN_GAMMA)
+            noise = gaussian_like(directions, key)
+            directions = where(norm == 0.0, noise, directions)
+            divisor = torch.where(norm == 0.0, global_norm(noise, norm, loop), divisor)
 
         skipped = ~(f.abs() + norm < math.inf)  # a NaN compares as False
         f = f.masked_fill(skipped, math.inf)
@@ -285,7 +263,10 @@ class BPGrad(LossAwareOptimizer):
             eta = group["step_size"]
             torch.where(skipped, eta, gap * group["lr"] / group["lipschitz"], out=eta)
             if ps:
-                self._update(group, ps, ds, vs, divisor, skipped)
+                factor = (eta if paper else torch.ones_like(eta)).div(divisor).neg_()
+                fresh = group["weight_decay"] != 0  # else the directions are the gradients
+                reach = None if paper else eta
+                update(ps, ds, vs, group["momentum"], factor, reach, skipped, loop, fresh)
 
         torch.where(skipped, shared["grad_norm"], norm, out=shared["grad_norm"])
         shared["step"].add_(~skipped)
@@ -317,59 +298,6 @@ class BPGrad(LossAwareOptimizer):
                 stacklevel=5,  # the caller of step, past torch's two wrappers of it
             )
         self._exceeded.copy_(count, non_blocking=True)
-
-    def _randomize_zero(
-        self, directions: list[list[Tensor]], norm: Tensor, divisor: Tensor, loop: bool
-    ) -> tuple[list[list[Tensor]], Tensor]:
-        """Where ``norm`` is zero, replace the directions by noise and the divisor by its norm."""
-        shared = self.param_groups[0]
-        key = mix(shared["seed"] + shared["step"] * GOLDEN_GAMMA)
-        noise: list[list[Tensor]] = []
-        for ds in directions:
-            noise.append([])
-            for d in ds:
-                if hasattr(d, "to_local"):
-                    raise RuntimeError("on_zero_gradient='random' does not support DTensor")
-                key = mix(key)
-                noise[-1].append(gaussian_noise(d, key.to(d.device)))
-        zero = norm == 0.0
-        chosen = [
-            [torch.where(zero.to(d.device), z, d) for z, d in zip(zs, ds, strict=True)]
-            for zs, ds in zip(noise, directions, strict=True)
-        ]
-        return chosen, torch.where(zero, global_norm(noise, norm, loop), divisor)
-
-    def _update(
-        self,
-        group: dict[str, Any],
-        params: list[Tensor],
-        directions: list[Tensor],
-        velocities: list[Tensor],
-        divisor: Tensor,
-        skipped: Tensor,
-    ) -> None:
-        """Move the velocities and parameters of one group, unless the step is skipped."""
-        shared = self.param_groups[0]
-        paper = shared["variant"] == "paper"
-        eta = group["step_size"]
-        factor = (eta if paper else torch.ones_like(eta)).div(divisor).neg_()
-        for ws, ds, vs in buckets(params, directions, velocities):
-            device, dtype = ws[0].device, torch.promote_types(ws[0].dtype, torch.float32)
-            # Over a subnormal norm the factor would be infinite in float32.
-            scale = factor.clamp(min=-torch.finfo(dtype).max).to(device, dtype)
-            reach = 1.0 if paper else eta.to(device, dtype)
-            if shared["foreach"] is False:
-                steps = [d * scale for d in ds]
-                apply = apply_loop
-            else:
-                # Without weight decay the directions are the gradients: not to be written to.
-                if group["weight_decay"] == 0:
-                    steps = list(torch._foreach_mul(ds, scale))
-                else:
-                    steps = ds
-                    torch._foreach_mul_(steps, scale)
-                apply = apply_foreach
-            apply(ws, steps, vs, group["momentum"], reach, skipped.to(device))
 
     def _velocity(self, param: Tensor) -> Tensor:
         state = self.state[param]

@@ -17,6 +17,7 @@ from bpgrad.reporting.runs import Comparison
 from bpgrad.reporting.style import LineStyle, line_styles, task_title
 
 WIDTH, ROW_HEIGHT = 10.0, 3.5  # inches
+STEP_TITLES = {"objective": "minibatch objective", "step_size": "step size η", "grad_norm": "‖g‖"}
 SETTINGS = {
     "svg.hashsalt": "bpgrad",  # names the parts of an SVG; random otherwise
     "figure.dpi": 150,
@@ -62,6 +63,45 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
             words = f"line: mean of {seeds} seeds, band: smallest to largest"
             figure.legends[0].set_title(words)
     return figure
+
+
+def draw_steps(title: str, comparisons: Sequence[Comparison], column: str) -> Figure:
+    """A value of every iteration over the first epochs, a panel for each task with any rows.
+
+    Every iteration is a faint dot; the line is the median of each hundredth of the epochs shown.
+    Of several seeds the first is drawn.
+
+    Raises RecordError for a run that has not recorded the value.
+    """
+    comparisons = [c for c in comparisons if any(len(run.rows) for run in c.runs)]
+    solvers = tuple(dict.fromkeys(s for comparison in comparisons for s in comparison.solvers))
+    styles = line_styles(solvers)
+    with _settings():
+        figure = Figure((WIDTH, ROW_HEIGHT + 1), layout="constrained")
+        figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
+        panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True)[0]
+        for panel, comparison in zip(panels, comparisons, strict=True):
+            panel.set_title(task_title(comparison.task), loc="left")
+            panel.set_xlabel("iteration")
+            panel.set_yscale("log", nonpositive="clip")
+            for solver in comparison.solvers:
+                run = next((r for r in comparison.runs if r.solver == solver and len(r.rows)), None)
+                if run is not None:
+                    _dots(panel, run.steps(column), styles[solver], solver)
+        panels[0].set_ylabel(STEP_TITLES[column])
+        _legend(figure, solvers)
+    return figure
+
+
+def _dots(panel: Axes, values: np.ndarray, style: LineStyle, label: str) -> None:
+    iterations = np.arange(1, len(values) + 1)
+    panel.plot(
+        iterations, values, ".", color=style.color, markersize=1.5, alpha=0.25, rasterized=True
+    )
+    parts = min(100, len(values))
+    middle = [part.mean() for part in np.array_split(iterations, parts)]
+    medians = [np.median(part) for part in np.array_split(values, parts)]
+    panel.plot(middle, medians, color=style.color, linewidth=style.width, label=label)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -53,6 +54,24 @@ class Run:
         if machine["device"] == "cpu":
             return f"{machine['cpu']}, {_plural(machine['threads'], 'thread')}"
         return f"{_plural(machine['world_size'], 'process')} on {machine['gpu']}"
+
+    def steps(self, column: str) -> np.ndarray:
+        """A value that is recorded an iteration, over the first epochs; float64.
+
+        Raises RecordError if the run has not recorded it.
+        """
+        path = self.directory / "steps.npz"
+        try:
+            with np.load(path) as steps:
+                k = steps["columns"].tolist().index(column)
+                whole = sorted(
+                    (name for name in steps.files if name.startswith("epoch")),
+                    key=lambda name: int(name.removeprefix("epoch")),
+                )
+                values = np.concatenate([steps[name][:, k] for name in whole])
+        except (OSError, KeyError, ValueError) as error:
+            raise RecordError(f"{path}: has no {column} an iteration ({error})") from error
+        return values.astype(np.float64)
 
     @property
     def devices(self) -> set[str]:

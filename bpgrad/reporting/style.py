@@ -1,6 +1,10 @@
 """How tasks and solvers are named and drawn, the same in every table and figure."""
 
+import re
 from dataclasses import dataclass
+
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
 TASK_TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 
@@ -29,6 +33,11 @@ SOLVER_STYLES = {
     "SGD": LineStyle("#888888", (4, 1, 1, 1, 1, 1)),
 }
 
+# Of a sweep over one setting, from its first value to its last: cividis, without its lightest end,
+# is told apart by lightness alone.
+SWEEP = "cividis"
+SWEEP_DASHES = ((), (6, 1.5), (2, 1.2))
+
 SPARE_STYLES = (
     LineStyle("#332288", (8, 1, 2, 1)),
     LineStyle("#882255", (6, 1, 3, 1)),
@@ -38,15 +47,27 @@ SPARE_STYLES = (
 
 
 def line_styles(solvers: tuple[str, ...]) -> dict[str, LineStyle]:
-    """The style of each solver; ones of your own get the spare styles in the order given."""
+    """The style of each solver; ones of your own get the spare styles in the order given.
+
+    Labels "name = value" are a sweep, which gets a scale of colours in the order given.
+    """
+    sweep = [solver for solver in solvers if _swept(solver)]
     styles, spare = {}, 0
     for solver in solvers:
         if solver in SOLVER_STYLES:
             styles[solver] = SOLVER_STYLES[solver]
+        elif solver in sweep:
+            k = sweep.index(solver)
+            color = to_hex(colormaps[SWEEP](0.85 * k / max(1, len(sweep) - 1)))
+            styles[solver] = LineStyle(color, SWEEP_DASHES[k % len(SWEEP_DASHES)], width=1.8)
         else:
             styles[solver] = SPARE_STYLES[spare % len(SPARE_STYLES)]
             spare += 1
     return styles
+
+
+def _swept(label: str) -> bool:
+    return re.fullmatch(r"\w+ = [\d.e+-]+", label) is not None
 
 
 def task_title(task: str) -> str:

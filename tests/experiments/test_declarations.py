@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from bpgrad.errors import ConfigError
-from bpgrad.reporting.style import SOLVER_STYLES
+from bpgrad.reporting.style import SPARE_STYLES, line_styles
 from bpgrad.training.config import load as compose
+from bpgrad.training.identity import run_name
 from experiments.declaration import FOLDER, Experiment, load, names
 from experiments.runner import prepare
 
@@ -40,8 +41,17 @@ def test_every_run_of_every_experiment_composes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_solver_has_a_style_of_its_own(name: str) -> None:
-    assert {solver.label for solver in declared(name).solvers} <= set(SOLVER_STYLES)
+def test_every_solver_of_a_task_has_a_style_of_its_own(name: str) -> None:
+    experiment = declared(name)
+    styles = line_styles(tuple(solver.label for solver in experiment.solvers))
+    for task in experiment.tasks:
+        drawn = [
+            styles[solver.label]
+            for solver in experiment.solvers
+            if solver.tasks is None or task in solver.tasks
+        ]
+        assert len(set(drawn)) == len(drawn)
+        assert not set(drawn) & set(SPARE_STYLES)
 
 
 def test_figure7_has_the_runs_of_the_paper() -> None:
@@ -59,6 +69,20 @@ def test_figure7_has_the_runs_of_the_paper() -> None:
         if cfg.solver["name"] == "bpgrad"
     }
     assert momentum == {"BPGrad, μ = 0": 0, "BPGrad, μ = 0.9": 0.9}
+
+
+def test_figures_4_and_6_share_their_runs() -> None:
+    """Four epochs each, and the paper's L among them."""
+    step_sizes, sweep = prepare(declared("figure4")).runs, prepare(declared("figure6")).runs
+    assert {run_name(cfg) for _, cfg in step_sizes} < {run_name(cfg) for _, cfg in sweep}
+    assert {cfg.epochs for _, cfg in (*step_sizes, *sweep)} == {4}
+    reach = {
+        task: sorted(cfg.solver["lipschitz"] for run, cfg in sweep if run.task == task)
+        for task in ("mnist", "cifar10")
+    }
+    assert (reach["mnist"][0], reach["mnist"][-1]) == (10, 100)
+    assert (reach["cifar10"][0], reach["cifar10"][-1]) == (50, 1000)
+    assert [cfg.solver["lipschitz"] for _, cfg in step_sizes] == [15, 50]
 
 
 def test_the_quickstart_has_every_solver() -> None:
@@ -107,6 +131,7 @@ def solver(**changes: object) -> list[dict[str, object]]:
         ({"solvers": solver(set=["momentum=0"])}, "SGD: set: must name one solver, as in "),
         ({"solvers": solver(set=["solver=sgd", "seed=1"])}, "SGD: set: seed=1: the experiment "),
         ({"set": ["seed=1"]}, "set: seed=1: the experiment sets seed itself"),
+        ({"shows": "eta"}, "unknown shows: eta: choices: epochs, objective, step_size, grad_norm"),
         ({"solvers": solver(tasks=["mnist"])}, "unknown task mnist of SGD: choices: digits"),
     ],
 )

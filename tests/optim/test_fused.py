@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bpgrad.optim import BPGrad, _fused
 
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def without_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bpgrad.optim.bpgrad.kernel", lambda: None)
+    for module in ("bpgrad", "_fused"):
+        monkeypatch.setattr(f"bpgrad.optim.{module}.kernel", lambda: None)
 
 
 def draw(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -331,3 +333,47 @@ def test_a_mistake_in_the_kernel_is_found(
             moved = walk({"fused": True}, variant)
         differs.append(not torch.allclose(moved, reference, rtol=1e-9, atol=1e-12))
     assert any(differs)
+
+
+class LargestResult(TorchDispatchMode):
+    """Remembers the size of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, torch.Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_a_step_allocates_nothing_of_the_size_of_the_parameters(variant: str) -> None:
+    def largest(mode: dict[str, Any]) -> int:
+        p = parameter(draw((1000,), 0), draw((1000,), 1))
+        optimizer = BPGrad([p], 3.0, weight_decay=0.1, variant=variant, **mode)
+        optimizer.step(loss=1.0)  # the velocity is made now
+        with LargestResult() as seen:
+            optimizer.step(loss=1.0)
+        return seen.elements
+
+    assert largest({"fused": True}) <= 1
+    assert largest({"foreach": True}) == 1000  # the check can fail
+
+
+@pytest.mark.parametrize("target", DTYPES, ids=str)
+def test_a_state_is_loaded_into_parameters_of_another_dtype(target: torch.dtype) -> None:
+    p = parameter(draw((50,), 0, torch.float32), draw((50,), 1, torch.float32))
+    optimizer = BPGrad([p], 3.0, momentum=0.5)
+    optimizer.step(loss=1.0)
+    q = parameter(p.detach().to(target), p.grad.to(target))
+    other = BPGrad([q], 3.0, momentum=0.5)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.state[q]["momentum_buffer"].dtype == target
+    assert other.f_min.dtype == torch.float64
+    optimizer.step(loss=0.7)
+    other.step(loss=0.7)
+    tolerance = 2e-2 if target == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(q.detach().float(), p.detach(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(other.step_size, optimizer.step_size, rtol=0.0, atol=0.0)

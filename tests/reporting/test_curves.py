@@ -6,9 +6,11 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 from bpgrad.errors import RecordError
-from bpgrad.reporting.curves import draw, save
+from bpgrad.reporting.curves import draw, draw_steps, save
+from bpgrad.reporting.runs import Run
 from bpgrad.reporting.style import SOLVER_STYLES, line_styles
 from tests.reporting.records import compare, make_run
 
@@ -70,6 +72,47 @@ def test_zeros_and_constants_can_be_drawn(tmp_path: Path) -> None:
     assert 90 < high < 110
     perfect.rows["val_top1_error"] = 0.0
     save(draw("A title", [compare(perfect)]), tmp_path / "figure.png")
+
+
+def with_steps(run: Run, values: list[np.ndarray]) -> Run:
+    """The run with a step size an iteration, an array an epoch, as the trainer writes them."""
+    columns = np.array(["objective", "step_size"])
+    epochs = {f"epoch{k}": np.stack([v + 1, v], axis=1) for k, v in enumerate(values, 1)}
+    np.savez(run.directory / "steps.npz", columns=columns, **epochs)
+    return run
+
+
+def test_values_of_every_iteration_with_their_medians(tmp_path: Path) -> None:
+    """Eleven epochs, so that the order of their names is not that of the epochs."""
+    epochs = [np.array([10.0 * k, 10.0 * k + 1, 10.0 * k + 5]) for k in range(1, 12)]
+    run = with_steps(make_run(tmp_path, "Adam"), epochs)
+    assert run.steps("step_size").tolist() == np.concatenate(epochs).tolist()
+    assert run.steps("objective").tolist() == (np.concatenate(epochs) + 1).tolist()
+    long = with_steps(make_run(tmp_path, "SGD", task="digits"), [np.arange(1.0, 301.0)])
+    figure = draw_steps("A title", [compare(run), compare(long, task="digits")], "step_size")
+    left, right = figure.axes
+    dots, line = left.get_lines()
+    assert np.asarray(dots.get_ydata()).tolist() == run.steps("step_size").tolist()
+    assert line.get_label() == "Adam"
+    assert curve(right, "SGD").tolist() == list(np.arange(2.0, 300.0, 3.0))  # of three each
+    assert left.get_ylabel() == "step size η"
+
+
+def test_a_run_without_the_value_is_told_of(tmp_path: Path) -> None:
+    run = with_steps(make_run(tmp_path, "Adam"), [np.ones(3)])
+    with pytest.raises(RecordError, match=r"steps.npz: has no grad_norm an iteration"):
+        draw_steps("A title", [compare(run)], "grad_norm")
+    (run.directory / "steps.npz").unlink()
+    with pytest.raises(RecordError, match=r"steps.npz: has no step_size an iteration"):
+        draw_steps("A title", [compare(run)], "step_size")
+
+
+def test_a_sweep_goes_from_dark_to_light() -> None:
+    labels = tuple(f"L = {value}" for value in (10, 15, 20, 50, 100, 200, 500, 1000))
+    colors = [to_rgb(style.color) for style in line_styles(labels).values()]
+    lightness = [0.3 * red + 0.6 * green + 0.1 * blue for red, green, blue in colors]
+    assert lightness == sorted(lightness)
+    assert len(set(colors)) == len(labels)
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
