@@ -14,6 +14,8 @@ results/tables/, and a figure in results/figures/. Finished runs are not repeate
 resumed, so the same command may be given again at any time.
 
   python -m experiments list                     the experiments
+  python -m experiments status                   how far each of them has come
+  python -m experiments report                   all tables and figures again, from the records
   python -m experiments quickstart               all solvers on the embedded digits
   python -m experiments figure7 --seeds 0,1,2    with several seeds
   python -m experiments figure7 --show           what is recorded so far
@@ -34,8 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name:<12} {runs:>3} runs  {experiment.title} ({source})")
         return
 
-    from experiments import runner  # Hydra starts only now
+    from experiments import report, runner  # Hydra starts only now
 
+    if options.name == "report":
+        print(report.rebuild())
+        return
+    if options.name == "status":
+        for name in declaration.names():
+            for line in runner.status(declaration.load(declaration.FOLDER / f"{name}.yaml")):
+                print(line)
+        return
     experiment = declaration.load(declaration.FOLDER / f"{options.name}.yaml")
     plan = runner.prepare(experiment, options.seeds, options.scale, options.set)
     failed = 0 if options.show else runner.execute(plan)
@@ -53,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=["list", *declaration.names()], help="what to do")
+    parser.add_argument(
+        "name", choices=["list", "status", "report", *declaration.names()], help="what to do"
+    )
     parser.add_argument(
         "--seeds", type=_seeds, default=(), metavar="0,1,2", help="instead of the seeds declared"
     )

@@ -1,10 +1,12 @@
 """Does those runs of an experiment that are missing, then shows all of them side by side."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +18,9 @@ from bpgrad.training.cli import one_line
 from bpgrad.training.config import Config, load, task_class
 from bpgrad.training.identity import describe, run_name
 from experiments.declaration import Experiment, PlannedRun, refuse_overrides
+
+if TYPE_CHECKING:
+    from bpgrad.reporting.runs import Comparison
 
 
 @dataclass(frozen=True)
@@ -86,23 +91,37 @@ def execute(plan: Plan) -> int:
     return failed
 
 
-def report(plan: Plan) -> None:
-    """Show the table of what has finished; write it, and the figure, beside the runs' folder.
+def status(experiment: Experiment) -> Iterator[str]:
+    """How many runs of the experiment have finished, and a line for each that has not."""
+    from bpgrad.reporting.runs import read_run
 
-    Raises RecordError if the runs cannot be compared, BPGradError if none has finished.
+    runs = prepare(experiment).runs
+    found = [(run, read_run(record_of(cfg), run.solver, run.seed)) for run, cfg in runs]
+    done = sum(recorded.finished for _, recorded in found)
+    yield f"{experiment.name:<12} {done:>3} of {len(runs)} runs finished  {experiment.title}"
+    for run, recorded in found:
+        if not recorded.finished:
+            yield f"{'':<13}{run}: {recorded.state}"
+
+
+def gather(plan: Plan) -> list[Comparison]:
+    """What is recorded of the runs, finished or not, task by task.
+
+    Raises RecordError if the runs cannot be compared.
     """
-    from rich.console import Console
-
-    from bpgrad.reporting import curves, tables
     from bpgrad.reporting.runs import Comparison, read_run
 
     comparisons = []
     for task in dict.fromkeys(run.task for run, _ in plan.runs):
         pairs = [(run, cfg) for run, cfg in plan.runs if run.task == task]
-        found = (read_run(_record(cfg), run.solver, run.seed) for run, cfg in pairs)
+        found = (read_run(record_of(cfg), run.solver, run.seed) for run, cfg in pairs)
         comparisons.append(Comparison(task, task_class(pairs[0][1]).metrics, tuple(found)))
-    if not any(run.finished for comparison in comparisons for run in comparison.runs):
-        raise BPGradError(f"{plan.name}: no run has finished, so there is nothing to show")
+    return comparisons
+
+
+def write(plan: Plan, comparisons: Sequence[Comparison]) -> tuple[Path, Path]:
+    """Write table and figure beside the runs' folder; their paths, without the suffixes."""
+    from bpgrad.reporting import curves, tables
 
     results = Path(plan.runs[0][1].results_root).parent
     table = results / "tables" / plan.name
@@ -115,6 +134,22 @@ def report(plan: Plan) -> None:
         drawing = curves.draw_steps(plan.title, comparisons, plan.shows)
     for suffix in (".svg", ".png"):
         curves.save(drawing, figure.with_suffix(suffix))
+    return table, figure
+
+
+def report(plan: Plan) -> None:
+    """Show the table of what has finished; write it, and the figure.
+
+    Raises RecordError if the runs cannot be compared, BPGradError if none has finished.
+    """
+    from rich.console import Console
+
+    from bpgrad.reporting import tables
+
+    comparisons = gather(plan)
+    if not any(run.finished for comparison in comparisons for run in comparison.runs):
+        raise BPGradError(f"{plan.name}: no run has finished, so there is nothing to show")
+    table, figure = write(plan, comparisons)
     tables.show(plan.title, comparisons, Console())
     print(f"\ntable   {table}.md, .csv\nfigure  {figure}.svg, .png", flush=True)
 
@@ -126,7 +161,8 @@ def _compose(run: PlannedRun, overrides: Sequence[str]) -> Config:
         raise ConfigError(f"{run}: {one_line(error)}") from error
 
 
-def _record(cfg: Config) -> RunRecord:
+def record_of(cfg: Config) -> RunRecord:
+    """Where the run is recorded."""
     return RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
 
 

@@ -1,0 +1,72 @@
+"""make report: what it writes, from which records, and that it writes the same again."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import declaration, report, runner
+from experiments.__main__ import main
+from tests.reporting.records import make_record
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A results folder in which Figure 6 has one finished run and one that was cut."""
+    monkeypatch.chdir(tmp_path)
+    plan = runner.prepare(declaration.load(declaration.FOLDER / "figure6.yaml"))
+    for (_, cfg), done in zip(plan.runs, (None, 2), strict=False):
+        record = make_record(tmp_path, "BPGrad", epochs=4, done=done)
+        record.directory.rename(_made(runner.record_of(cfg).directory))
+    return tmp_path / "results"
+
+
+def _made(folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_the_report_holds_what_has_run_and_names_what_has_not(results: Path) -> None:
+    page = report.rebuild()
+    assert page == Path("results/README.md")
+    text = page.read_text()
+    assert "## Figure 6: BPGrad's training objective" in text
+    assert "| L = 10 |     1 |" in text
+    assert "Missing: L = 15, seed 0: 2 of 4 epochs done." in text
+    assert "Missing: L = 20, seed 0: not run." in text
+    waiting = text.partition("## Not run yet")[2]
+    assert "`make figure7`" in waiting
+    assert "make figure6" not in waiting
+    assert "quickstart" not in text
+    for target in ("figures/figure6.png", "figures/figure6.svg", "tables/figure6.csv"):
+        assert f"({target})" in text
+        assert (results / target).stat().st_size > 0
+
+
+def test_rebuilt_from_the_same_records_it_is_the_same(results: Path) -> None:
+    report.rebuild()
+    before = contents(results)
+    for path in results.rglob("*"):
+        if path.is_file() and "runs" not in path.parts:
+            path.unlink()
+    report.rebuild()
+    assert contents(results) == before
+
+
+def test_records_are_not_touched(results: Path) -> None:
+    before = contents(results / "runs")
+    report.rebuild()
+    assert contents(results / "runs") == before
+
+
+def test_status_counts_what_has_finished(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["status"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "figure6        1 of 10 runs finished  BPGrad's training objective" in "\n".join(lines)
+    assert "             mnist  L = 15  seed 0: 2 of 4 epochs done" in lines
+    assert "             cifar10  L = 1000  seed 0: not run" in lines
+    assert not any("L = 10  seed" in line for line in lines)
