@@ -2,6 +2,7 @@ import ast
 import inspect
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bpgrad.optim
 from bpgrad.optim import BPGrad
+from bpgrad.optim._fused import kernel
 
 Options = dict[str, Any]
 Params = list[Any]  # torch.nn.Parameter: mypy cannot know that their gradients are set
@@ -903,6 +905,19 @@ def test_sparse_gradients_are_refused() -> None:
     optimizer = BPGrad(embedding.parameters(), 4.0)
     with pytest.raises(RuntimeError, match="does not support sparse gradients"):
         optimizer.step(loss=1.0)
+
+
+def test_the_kernel_is_built_where_there_is_a_compiler() -> None:
+    """Without it all would still work, several times slower, and the tests of it would skip."""
+    if sys.platform.startswith("linux") and shutil.which("gcc"):
+        assert kernel() is not None
+
+
+def test_the_kernel_and_torch_share_their_threads() -> None:
+    """Two OpenMP runtimes would wait for each other's threads, and not heed set_num_threads."""
+    if kernel() is not None and sys.platform.startswith("linux"):
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        assert len({line.split()[-1] for line in maps if "libgomp" in line}) == 1
 
 
 def test_fused_that_cannot_be_honoured() -> None:
