@@ -46,6 +46,10 @@ figure6: $(READY)  ## the paper's Figure 6: various L over four epochs
 figure7: $(READY)  ## the paper's Figure 7: all solvers on MNIST and CIFAR-10 (hours on a CPU; resumable)
 	@$(BIN)/python -m experiments figure7
 
+.PHONY: verdict
+verdict: $(READY)  ## the paper's claims on one screen, and which of them hold
+	@$(BIN)/python -m experiments verdict
+
 .PHONY: report
 report: $(READY)  ## rebuild every table, figure and results/README.md from the committed records
 	@$(BIN)/python -m experiments report

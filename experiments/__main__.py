@@ -4,10 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from bpgrad.errors import BPGradError
 from bpgrad.training.cli import run_command
 from experiments import declaration
 
+COMMANDS = ("list", "status", "verdict", "report")
 DESCRIPTION = """\
 Do the runs of an experiment, then show them side by side: a table on the screen, in
 results/tables/, and a figure in results/figures/. Finished runs are not repeated, cut ones are
@@ -15,6 +18,7 @@ resumed, so the same command may be given again at any time.
 
   python -m experiments list                     the experiments
   python -m experiments status                   how far each of them has come
+  python -m experiments verdict                  the paper's claims, and which of them hold
   python -m experiments report                   all tables and figures again, from the records
   python -m experiments quickstart               all solvers on the embedded digits
   python -m experiments figure7 --seeds 0,1,2    with several seeds
@@ -36,10 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name:<12} {runs:>3} runs  {experiment.title} ({source})")
         return
 
-    from experiments import report, runner  # Hydra starts only now
+    from experiments import runner  # Hydra starts only now
 
-    if options.name == "report":
-        print(report.rebuild())
+    if options.name in ("report", "verdict"):
+        from experiments import report
+
+        if options.name == "report":
+            print(report.rebuild())
+        else:
+            report.show_verdicts(Console())
         return
     if options.name == "status":
         for name in declaration.names():
@@ -63,9 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "name", choices=["list", "status", "report", *declaration.names()], help="what to do"
-    )
+    parser.add_argument("name", choices=[*COMMANDS, *declaration.names()], help="what to do")
     parser.add_argument(
         "--seeds", type=_seeds, default=(), metavar="0,1,2", help="instead of the seeds declared"
     )

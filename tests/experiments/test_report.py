@@ -6,6 +6,7 @@ import pytest
 
 from experiments import declaration, report, runner
 from experiments.__main__ import main
+from experiments.claims import CLAIMS
 from tests.reporting.records import make_record
 
 
@@ -70,3 +71,17 @@ def test_status_counts_what_has_finished(results: Path, capsys: pytest.CaptureFi
     assert "             mnist  L = 15  seed 0: 2 of 4 epochs done" in lines
     assert "             cifar10  L = 1000  seed 0: not run" in lines
     assert not any("L = 10  seed" in line for line in lines)
+
+
+def test_every_claim_has_its_verdict_on_the_page_and_on_the_screen(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = report.rebuild().read_text()
+    main(["verdict"])
+    screen = capsys.readouterr().out
+    for claim in CLAIMS:
+        assert f"| **{claim.id}** {claim.text} |" in page
+        assert f" {claim.id} " in screen
+    assert (
+        "| not run | Not run: needs figure6 on mnist: L = 15 (2 of 4 epochs done), L = 20," in page
+    )
