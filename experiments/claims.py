@@ -2,8 +2,8 @@
 
 A check looks for the runs it needs by experiment, task and solver label, as the declarations in
 this folder name them, or for the table of a study; where it finds none it says what is missing.
-How a claim is decided is fixed before any run: the thresholds of the reference stand first, then
-those that it leaves open and that are ours.
+The thresholds of the reference stand first; they were fixed before any run. Those that it leaves
+open are ours, and were written while the first runs were under way.
 
 The value of a run is that of its last epoch unless a claim says otherwise. "Best" is BPGrad against
 every competitor by itself; where a claim is about the best competitor, that is the one with the
