@@ -189,7 +189,7 @@ def test_plain_lines_without_a_terminal(tiny: Tiny, capsys: pytest.CaptureFixtur
     assert "val objective" in lines[1]
     assert "images/s" in lines[1]
     assert "ETA" in lines[1]
-    assert lines[2].startswith("recorded in ")
+    assert lines[-1].startswith("recorded in ")
 
 
 def test_steps_beyond_L_are_counted_and_said_at_the_end(
