@@ -1,0 +1,166 @@
+"""Certificates of branch and pruning on functions with proven L and known minimum."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bpgrad.branch_prune import Status, minimize, minimize_cheap
+
+few = settings(max_examples=25, deadline=None)
+
+
+class Cones:
+    """min_k (c_k + s_k ‖x − p_k‖): L = max s_k, minimum min c_k at its p_k (if that is lowest)."""
+
+    def __init__(self, seed: int, dimension: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.points = rng.uniform(0.05, 0.95, (6, dimension))
+        self.slopes = rng.uniform(0.3, 1.0, 6)
+        self.heights = rng.uniform(0.0, 0.4, 6) * (seed % 2) + rng.uniform(0.0, 0.2, 6)
+        self.calls = 0
+
+    def __call__(self, x: Any) -> float:
+        self.calls += 1
+        return float(self._cones(x).min())
+
+    def gradient(self, x: Any) -> np.ndarray:
+        k = int(self._cones(x).argmin())
+        step = np.asarray(x) - self.points[k]
+        norm = np.linalg.norm(step)
+        return self.slopes[k] * step / norm if norm > 0 else np.zeros_like(step)
+
+    def _cones(self, x: Any) -> np.ndarray:
+        return self.heights + self.slopes * np.linalg.norm(np.asarray(x) - self.points, axis=1)
+
+    @property
+    def minimum(self) -> float:
+        """The lowest of the cones: f(p_k) ≤ c_k, and every value is at least some c_j."""
+        return float(self.heights.min())
+
+
+@few
+@given(st.integers(0, 10_000), st.sampled_from([1, 2]))
+def test_the_certificate_is_valid_and_reached(seed: int, dimension: int) -> None:
+    f = Cones(seed, dimension)
+    eps = 0.01 if dimension == 1 else 0.05
+    found = minimize(f, f.gradient, [(0, 1)] * dimension, 1.0, eps=eps, seed=seed)
+    assert found.success
+    assert found.status == Status.CERTIFIED
+    assert found.lower_bound <= f.minimum + 1e-9
+    assert found.fun - f.minimum <= eps
+    assert found.gap == pytest.approx(found.fun - found.lower_bound)
+    assert found.gap <= eps
+    assert f(found.x) == pytest.approx(found.fun)
+    assert np.all((found.x >= 0) & (found.x <= 1))
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(5, 60))
+@example(
+    45, 2, 31
+)  # boxes that several discs cover were taken for higher than they are known to be
+def test_the_lower_bound_is_valid_wherever_the_search_ends(
+    seed: int, dimension: int, limit: int
+) -> None:
+    f = Cones(seed, dimension)
+    found = minimize(f, f.gradient, [(0, 1)] * dimension, 1.0, eps=1e-3, max_evals=limit, seed=seed)
+    assert found.lower_bound <= f.minimum + 1e-9
+    assert found.nfev <= limit
+    assert found.nfev == f.calls
+    assert found.success == (found.gap <= 1e-3)
+
+
+def test_in_five_dimensions_it_ends_at_the_limit_with_the_gap_it_reached() -> None:
+    f = Cones(3, 5)
+    found = minimize(f, f.gradient, [(0, 1)] * 5, 1.0, eps=1e-3, max_evals=50)
+    assert not found.success
+    assert found.status == Status.MAX_EVALS
+    assert found.gap == pytest.approx(found.fun - found.lower_bound)
+
+
+def shifted(x: Any) -> float:
+    return abs(float(x[0]) - 0.9) + 0.05
+
+
+def slope(x: Any) -> np.ndarray:
+    return np.sign(np.asarray(x) - 0.9)
+
+
+def test_the_printed_rule_stops_with_a_gap_that_is_not_one() -> None:
+    """Counterexample to the loop as printed, which tests ρ before anything is covered at it."""
+    options: dict[str, Any] = {"eps": 0.01, "x0": [0.0], "rho_schedule": [0.0, 0.95, 0.99]}
+    printed = minimize(shifted, slope, [(0, 1)], 1.0, stopping="paper", **options)
+    assert printed.status == Status.PAPER_RULE
+    assert not printed.success
+    assert printed.fun - 0.05 > 0.01  # the true error is more than eps
+    assert printed.lower_bound <= 0.05
+    certified = minimize(shifted, slope, [(0, 1)], 1.0, eps=0.01, x0=[0.0])
+    assert certified.success
+    assert certified.fun - 0.05 <= 0.01
+
+
+def test_an_L_that_is_too_small_is_found_out() -> None:
+    found = minimize(lambda x: 5 * shifted(x), lambda x: 5 * slope(x), [(0, 1)], 1.0)
+    assert found.status == Status.LIPSCHITZ_VIOLATED
+    assert not found.success
+
+
+def test_without_L_nothing_is_certified() -> None:
+    found = minimize(shifted, slope, [(0, 1)], None)
+    assert not found.success
+    assert found.status == Status.ESTIMATED
+    assert found.fun - 0.05 <= 0.01
+
+
+def test_negative_values_ask_for_an_offset() -> None:
+    def below(x: Any) -> float:
+        return shifted(x) - 1.0
+
+    with pytest.raises(ValueError, match="offset"):
+        minimize(below, slope, [(0, 1)], 1.0)
+    found = minimize(below, slope, [(0, 1)], 1.0, offset=2.0)
+    assert found.success
+    assert found.fun == pytest.approx(-0.95, abs=0.01)
+    assert found.lower_bound <= -0.95
+
+
+@pytest.mark.parametrize(
+    ("bounds", "lipschitz", "options"),
+    [
+        ([(1, 0)], 1.0, {}),
+        ([(0, math.nan)], 1.0, {}),
+        ([(0, math.inf)], 1.0, {}),
+        ([(0, 1)], 0.0, {}),
+        ([(0, 1)], -1.0, {}),
+        ([(0, 1)], math.inf, {}),
+        ([(0, 1)], 1.0, {"eps": -1.0}),
+        ([(0, 1)], 1.0, {"stopping": "never"}),
+        ([(0, 1)], 1.0, {"max_evals": 0}),
+    ],
+)
+def test_bad_input_is_refused(bounds: Any, lipschitz: float, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"\S"):
+        minimize(shifted, slope, bounds, lipschitz, **options)
+
+
+def test_values_that_are_not_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="nan"):
+        minimize(lambda x: math.nan, slope, [(0, 1)], 1.0)
+
+
+def test_the_same_seed_gives_the_same_search() -> None:
+    f = Cones(5, 2)
+    runs = [minimize(f, f.gradient, [(0, 1)] * 2, 1.0, eps=0.05, seed=7) for _ in range(2)]
+    assert runs[0].nfev == runs[1].nfev
+    assert np.array_equal(runs[0].x, runs[1].x)
+
+
+def test_the_cheap_step_has_its_length() -> None:
+    """Eq. 12 from 0.2 on |x − 0.9| + 0.05 with L = 1: η = (1 − ρ) f while f falls."""
+    found = minimize_cheap(shifted, slope, [(0, 1)], 1.0, rho=0.1, x0=[0.2], max_evals=2)
+    assert found.steps[0] == pytest.approx(0.9 * 0.75)
+    assert found.x[0] == pytest.approx(0.2 + 0.9 * 0.75)
