@@ -802,7 +802,8 @@ for options in ({}, {"foreach": True}, {"foreach": False}, {"variant": "released
     for p, q in zip(net.parameters(), whole.parameters()):
         torch.testing.assert_close(p.full_tensor(), q.detach(), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(sharded.grad_norm, single.grad_norm, rtol=1e-12, atol=0.0)
-dist.destroy_process_group()
+dist.barrier()
+os._exit(0)  # all has been checked; gloo's threads now and then abort an orderly end
 """
 
 
