@@ -369,7 +369,9 @@ def c6(evidence: Evidence) -> Verdict:
                 text = f"{task}, seed {run.seed}: median step size"
                 properties += [
                     Property(f"{text}, last epoch / first < 1", fall, _known(fall < 1, fall)),
-                    Property(f"{text}, rank correlation with the epoch < 0", rank, rank < 0),
+                    Property(
+                        f"{text}, rank correlation with the epoch < 0", rank, _known(rank < 0, rank)
+                    ),
                 ]
     mnist, cifar10 = first
     for seed in sorted(mnist.keys() & cifar10.keys()):
@@ -633,7 +635,11 @@ def c17(evidence: Evidence) -> Verdict:
     gap = difference(scores["BPGrad"], scores["Adam"])
     family = evidence.family(DETECTION)
     inequalities = [
-        lower("training objective: Adam < BPGrad", loss["Adam"], loss["BPGrad"], "loss"),
+        lower(
+            "training objective: Adam < BPGrad",
+            *(loss["Adam"], loss["BPGrad"], "training objective"),
+            family=family,
+        ),
         *between("mAP: BPGrad − Adam", -EQUAL_MAP, gap, EQUAL_MAP, "mAP", family=family),
     ]
     for words, ties, classes in (("best or tied", True, 11), ("strictly best", False, 10)):

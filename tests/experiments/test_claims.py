@@ -10,8 +10,9 @@ import pytest
 from bpgrad.errors import RecordError
 from bpgrad.reporting.runs import Comparison
 from bpgrad.reporting.verdicts import Outcome, Verdict
-from experiments import claims
+from experiments import claims, declaration
 from experiments.claims import CLAIMS, Evidence, judge_table, paper_values
+from experiments.declaration import names
 from tests.reporting.records import METRICS, make_run
 
 SEEDS = tuple(range(5))
@@ -218,3 +219,380 @@ def test_a_table_is_judged_against_the_papers_values(tmp_path: Path) -> None:
     assert judge_table("Table 3", Evidence()).outcome == Outcome.NOT_RUN
     with pytest.raises(KeyError):
         judge_table("Table 9", Evidence())
+
+
+def table(
+    folder: Path,
+    experiment: str,
+    task: str,
+    values: Mapping[str, Mapping[str, float]],
+    n: int = 5,
+    epochs: int = 12,
+) -> Evidence:
+    """Runs of an experiment whose columns have these values in every epoch, but for noise."""
+    runs = []
+    for k, (solver, columns) in enumerate(values.items()):
+        for seed in range(n):
+            run = make_run(folder, solver, seed, task=task, epochs=epochs)
+            for column, value in columns.items():
+                run.rows[column] = value + 0.02 * NOISE[(seed + k) % len(NOISE)]
+            runs.append(run)
+    comparison = Comparison(task, METRICS, tuple(runs))
+    return Evidence({(experiment, task): comparison}, {experiment: SEEDS[:n]})
+
+
+def flips(
+    name: str,
+    folder: Path,
+    place: tuple[str, str],
+    good: Mapping[str, Mapping[str, float]],
+    bad: Mapping[str, Mapping[str, float]],
+) -> None:
+    """With `good` the claim is reproduced, with these of its values changed to `bad` it is not.
+
+    And with two seeds, or with five of eight planned, it is undecided.
+    """
+    changed = {solver: {**columns, **bad.get(solver, {})} for solver, columns in good.items()}
+    evidence = table(folder / "good", *place, good)
+    assert judge(name, evidence).outcome == Outcome.REPRODUCED
+    failed = judge(name, table(folder / "bad", *place, changed))
+    assert failed.outcome == Outcome.NOT_REPRODUCED
+    for values in (good, changed):
+        few = judge(name, table(folder / f"few{values is good}", *place, values, n=2))
+        assert (few.outcome, few.n) == (Outcome.UNDECIDED, 2)
+    planned = Evidence(evidence.comparisons, {place[0]: tuple(range(8))})
+    assert judge(name, planned).outcome == Outcome.UNDECIDED
+
+
+IMAGENET = {
+    "BPGrad": {"train_top1_error": 33.0, "val_top1_error": 44.0, "train_objective": 1.0},
+    "Adagrad": {"train_top1_error": 49.0, "val_top1_error": 54.8, "train_objective": 2.0},
+    "Adadelta": {"train_top1_error": 71.6, "val_top1_error": 76.7, "train_objective": 4.0},
+    "RMSProp": {"train_top1_error": 46.0, "val_top1_error": 47.2, "train_objective": 2.1},
+    "Adam": {"train_top1_error": 70.0, "val_top1_error": 72.8, "train_objective": 3.0},
+}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"RMSProp": {"train_top1_error": 32.0}},
+        {"Adagrad": {"val_top1_error": 40.0}},
+        {"RMSProp": {"val_top1_error": 45.0}},  # the margin is 1
+        {"RMSProp": {"val_top1_error": 50.0}},  # the margin is 6
+        {"Adam": {"train_objective": 0.5}},  # slower at the start
+    ],
+)
+def test_imagenet(tmp_path: Path, bad: dict[str, dict[str, float]]) -> None:
+    """C16, on the values that the paper prints."""
+    flips("C16", tmp_path, ("table1", "imagenet"), IMAGENET, bad)
+
+
+def detection() -> dict[str, dict[str, float]]:
+    """BPGrad is strictly best on 10 of 20 classes, ties with Adam on one, which has the others."""
+    values = {
+        solver: {"train_objective": level, "val_map": score}
+        for solver, level, score in (
+            *(("BPGrad", 0.5, 66.0), ("Adagrad", 0.7, 61.7)),
+            *(("RMSProp", 0.6, 63.0), ("Adam", 0.4, 66.1)),
+        )
+    }
+    for k, name in enumerate(claims.VOC_CLASSES):
+        for solver, score in (("BPGrad", 60), ("Adagrad", 50), ("RMSProp", 50)):
+            values[solver][f"val_ap_{name}"] = float(score)
+        values["Adam"][f"val_ap_{name}"] = 58.0 if k < 10 else 60.0 if k == 10 else 62.0
+    return values
+
+
+def test_detection(tmp_path: Path) -> None:
+    """C17; the count of classes is the same for every seed, so only the signs of eight tell."""
+    place = ("table2", "voc_detection")
+
+    def outcome(solver: str = "Adam", n: int = 8, **changes: float) -> Outcome:
+        values = detection()
+        values[solver] |= changes
+        folder = tmp_path / f"{solver} {n} {changes}"
+        runs = []
+        for k, (name, columns) in enumerate(values.items()):
+            for seed in range(n):
+                run = make_run(folder, name, seed, task=place[1], epochs=2)
+                for column, value in columns.items():
+                    noise = 0.0 if column.startswith("val_ap") else NOISE[(seed + k) % 5]
+                    run.rows[column] = value + 0.02 * noise
+                runs.append(run)
+        comparison = Comparison(place[1], METRICS, tuple(runs))
+        return judge("C17", Evidence({place: comparison}, {place[0]: tuple(range(n))})).outcome
+
+    assert outcome() == Outcome.REPRODUCED
+    assert outcome(n=2) == Outcome.UNDECIDED
+    assert outcome(train_objective=0.8) == Outcome.NOT_REPRODUCED
+    assert outcome(val_map=67.0) == Outcome.NOT_REPRODUCED
+    assert outcome(val_map=65.0) == Outcome.NOT_REPRODUCED
+    assert outcome(val_ap_diningtable=61.0) == Outcome.NOT_REPRODUCED  # the tie is lost
+    assert outcome("Adagrad", val_ap_bird=61.0) == Outcome.NOT_REPRODUCED
+
+
+def test_adadelta_in_detection(tmp_path: Path) -> None:
+    """C18: the best setting counts, and one that diverged has no mAP."""
+    place = ("adadelta_detection", "voc_detection")
+
+    def judged(best: float, n: int = 5) -> Outcome:
+        folder = tmp_path / f"{best} {n}"
+        tuned = table(
+            folder,
+            *place,
+            {f"Adadelta, ε = {k}": {"val_map": value} for k, value in ((1, 20.0), (2, best))},
+            n,
+        )
+        others = table(folder, "table2", place[1], {"Adagrad": {"val_map": 61.7}}, n)
+        evidence = Evidence(
+            {**tuned.comparisons, **others.comparisons}, {**tuned.seeds, **others.seeds}
+        )
+        return judge("C18", evidence).outcome
+
+    assert judged(40.0) == Outcome.REPRODUCED
+    assert judged(58.0) == Outcome.NOT_REPRODUCED
+    assert judged(40.0, n=2) == judged(58.0, n=2) == Outcome.UNDECIDED
+
+
+SEGMENTATION = {
+    solver: {
+        "val_mean_iu": iu,
+        "val_pixel_accuracy": pixel,
+        "val_mean_accuracy": accuracy,
+        "train_objective": objective,
+    }
+    for solver, iu, pixel, accuracy, objective in (
+        ("BPGrad", 62.4, 89.8, 79.6, 1.0),
+        ("Adagrad", 60.8, 89.5, 77.4, 1.1),
+        ("Adadelta", 46.6, 86.0, 54.4, 3.0),
+        ("RMSProp", 60.5, 90.2, 71.0, 2.0),
+        ("Adam", 50.9, 87.2, 66.4, 2.5),
+    )
+}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"Adagrad": {"val_mean_iu": 63.0}},
+        {"RMSProp": {"val_mean_accuracy": 80.0}},
+        {"Adagrad": {"val_mean_accuracy": 79.0, "val_pixel_accuracy": 99.0}},  # the average
+        {"RMSProp": {"val_pixel_accuracy": 89.0}},  # now BPGrad has all
+    ],
+)
+def test_segmentation(tmp_path: Path, bad: dict[str, dict[str, float]]) -> None:
+    """C19, on the values that the paper prints."""
+    flips("C19", tmp_path, ("table3", "voc_segmentation"), SEGMENTATION, bad)
+
+
+@pytest.mark.parametrize(
+    ("objective", "loudest", "outcome"),
+    [
+        (1.1, "Adam", Outcome.REPRODUCED),
+        (1.5, "Adam", Outcome.NOT_REPRODUCED),
+        (0.7, "Adam", Outcome.NOT_REPRODUCED),
+        (1.1, "BPGrad", Outcome.NOT_REPRODUCED),
+    ],
+)
+def test_segmentation_curves(
+    tmp_path: Path, objective: float, loudest: str, outcome: Outcome
+) -> None:
+    """C20: like Adagrad in training, calmest in validation."""
+    values = {**SEGMENTATION, "Adagrad": {**SEGMENTATION["Adagrad"], "train_objective": objective}}
+    for n in (5, 2):
+        evidence = table(tmp_path / str(n), "table3", "voc_segmentation", values, n)
+        for run in evidence.comparisons["table3", "voc_segmentation"].runs:
+            size = {"BPGrad": 1.0, loudest: 5.0}.get(run.solver, 2.0) * NOISE[run.seed]
+            wave = np.where(np.arange(12) < 2, 50.0, np.cos(np.arange(12.0)))
+            run.rows["val_objective"] = 3 + 0.1 * size * wave
+        assert judge("C20", evidence).outcome == (outcome if n == 5 else Outcome.UNDECIDED)
+
+
+def sensitivity(folder: Path, changes: Mapping[str, float], n: int = 5) -> Evidence:
+    """Two settings of every solver, the second so much worse."""
+    worse = {"BPGrad": 0.5, "Adagrad": 5.0, "RMSProp": 6.0, "Adam": 7.0, "Eve": 8.0, **changes}
+    values = {}
+    for solver, gap in worse.items():
+        values[f"{solver}, x = 1"] = {"val_top1_error": 20.0}
+        values[f"{solver}, x = 2"] = {"val_top1_error": 20.0 + gap}
+    return table(folder, "sensitivity", "cifar10", values, n, epochs=2)
+
+
+def test_tuning_l_is_unnecessary(tmp_path: Path) -> None:
+    """C21; a competitor that diverges at one learning rate depends on it."""
+    good = sensitivity(tmp_path / "good", {})
+    assert judge("C21", good).outcome == Outcome.REPRODUCED
+    bad = judge("C21", sensitivity(tmp_path / "bad", {"Adam": 0.1}))
+    assert (bad.outcome, "Adam" in bad.sentence) == (Outcome.NOT_REPRODUCED, True)
+    assert judge("C21", sensitivity(tmp_path / "few", {}, n=2)).outcome == Outcome.UNDECIDED
+    runs = good.comparisons["sensitivity", "cifar10"].runs
+    unequal = tuple(run for run in runs if run.solver != "Eve, x = 2")
+    fewer = {("sensitivity", "cifar10"): Comparison("cifar10", METRICS, unequal)}
+    assert "Eve 1" in judge("C21", Evidence(fewer, good.seeds)).needs
+
+    calm = sensitivity(tmp_path / "calm", {"Eve": 0.1})
+    for run in calm.comparisons["sensitivity", "cifar10"].runs:
+        if run.solver == "Eve, x = 2":
+            object.__setattr__(run, "finished", False)
+            object.__setattr__(run, "meta", {**run.meta, "diverged": {"epoch": 1, "iteration": 3}})
+    assert judge("C21", calm).outcome == Outcome.REPRODUCED
+
+
+def figure6(folder: Path, spread: float, n: int = 5) -> Evidence:
+    """Curves that fall from 2.3 to 0.3, those over L as far apart at the second epoch."""
+    comparisons = {}
+    for need in claims.FIGURE6:
+        runs = []
+        for k, solver in enumerate(need.solvers):
+            for seed in range(n):
+                run = make_run(folder, solver, seed, task=need.task, epochs=4)
+                apart = spread * NOISE[seed] * 2.0 * k / (len(need.solvers) - 1)
+                run.rows["train_objective"] = [1.0, 0.5 + apart, 0.4, 0.3]
+                first = np.full((3, 1), 2.3)
+                np.savez(run.directory / "steps.npz", columns=np.array(["objective"]), epoch1=first)
+                runs.append(run)
+        comparisons["figure6", need.task] = Comparison(need.task, METRICS, tuple(runs))
+    return Evidence(comparisons, {"figure6": SEEDS[:n]})
+
+
+def test_the_curves_over_l_are_clustered(tmp_path: Path) -> None:
+    """C9: within 10 % of the descent; not a property of one trajectory, so two do not decide."""
+    assert judge("C9", figure6(tmp_path / "near", 0.05)).outcome == Outcome.REPRODUCED
+    assert judge("C9", figure6(tmp_path / "far", 0.2)).outcome == Outcome.NOT_REPRODUCED
+    assert judge("C9", figure6(tmp_path / "few", 0.05, n=2)).outcome == Outcome.UNDECIDED
+    (number, *_) = judge("C9", figure6(tmp_path / "one", 0.05, n=1)).numbers
+    assert number.value == pytest.approx(0.05 * NOISE[0])
+
+
+def study(need: claims.Study, rows: list[tuple[object, ...]]) -> Evidence:
+    return Evidence(studies={need.name: pd.DataFrame(rows, columns=list(need.columns))})
+
+
+@pytest.mark.parametrize(
+    ("premise", "held", "outcome"),
+    [
+        (50, 50, Outcome.REPRODUCED),
+        (50, 49, Outcome.NOT_REPRODUCED),
+        (4, 4, Outcome.UNDECIDED),
+        (4, 3, Outcome.NOT_REPRODUCED),
+        (0, 0, Outcome.UNDECIDED),
+    ],
+)
+def test_theorems(premise: int, held: int, outcome: Outcome) -> None:
+    """C2: one counterexample is enough, a premise that is hardly ever true is not."""
+    rows: list[tuple[object, ...]] = [(name, 100, 80, 80) for name in claims.STATEMENTS]
+    rows[2] = (claims.STATEMENTS[2], 100, premise, held)
+    assert judge("C2", study(claims.THEOREMS, rows)).outcome == outcome
+    assert claims.STATEMENTS[0] in judge("C2", study(claims.THEOREMS, rows[1:])).needs
+
+
+def test_samplers() -> None:
+    """C3: paired by function, on the logarithm."""
+    rows = [(k, 10 * 2**k, 40 * 2**k + k) for k in range(6)]
+    assert judge("C3", study(claims.SAMPLERS, [*rows])).outcome == Outcome.REPRODUCED
+    swapped = [(k, uniform, gradient) for k, gradient, uniform in rows]
+    assert judge("C3", study(claims.SAMPLERS, [*swapped])).outcome == Outcome.NOT_REPRODUCED
+    assert judge("C3", study(claims.SAMPLERS, [*rows[:2]])).outcome == Outcome.UNDECIDED
+    with pytest.raises(RecordError, match="3 occurs twice"):
+        judge("C3", study(claims.SAMPLERS, [*rows, rows[3]]))
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide", "outcome"),
+    [
+        (0.05, 0.95, Outcome.REPRODUCED),
+        (0.5, 0.95, Outcome.NOT_REPRODUCED),
+        (0.05, 0.5, Outcome.NOT_REPRODUCED),
+        (np.nan, 0.95, Outcome.UNDECIDED),
+    ],
+)
+def test_smoothing(narrow: float, wide: float, outcome: Outcome) -> None:
+    """C4, from the depths of the valleys before and after."""
+    rows: list[tuple[object, ...]] = [("narrow", 2.0, 2 * narrow), ("wide", 0.5, 0.5 * wide)]
+    assert judge("C4", study(claims.SMOOTHING, rows)).outcome == outcome
+    assert "wide" in judge("C4", study(claims.SMOOTHING, rows[:1])).needs
+
+
+@pytest.mark.parametrize(
+    ("cheap", "exact", "slope", "outcome"),
+    [
+        (0.0, 0.1, 1.0, Outcome.REPRODUCED),
+        (1e-8, 0.1, 1.0, Outcome.NOT_REPRODUCED),
+        (0.0, 0.0, 1.0, Outcome.NOT_REPRODUCED),
+        (0.0, 0.1, 1.1, Outcome.UNDECIDED),  # a loop by a wrong L says nothing
+    ],
+)
+def test_loop(cheap: float, exact: float, slope: float, outcome: Outcome) -> None:
+    """C5."""
+    rows: list[tuple[object, ...]] = [
+        ("Eq. 12", cheap, 1.0, slope),
+        ("Algorithm 1", exact, 1.0, slope),
+    ]
+    assert judge("C5", study(claims.LOOPS, rows)).outcome == outcome
+    assert "Algorithm 1" in judge("C5", study(claims.LOOPS, rows[:1])).needs
+
+
+@pytest.mark.parametrize(
+    ("changed", "value", "outcome"),
+    [
+        (("held", 0.0), 0.2, Outcome.REPRODUCED),
+        (("held", 0.5), 0.999, Outcome.NOT_REPRODUCED),  # one L of one data set differs
+        (("held", 0.99), 0.999, Outcome.NOT_REPRODUCED),
+        (("pairs13", 0.0), 0.5, Outcome.NOT_REPRODUCED),
+        (("pairs15", 0.0), 0.5, Outcome.NOT_REPRODUCED),
+        (("pairs15", 0.9), 0.5, Outcome.REPRODUCED),  # only plain gradients are spoken of
+        (("held", 0.5), np.nan, Outcome.UNDECIDED),
+    ],
+)
+def test_momentum_alone_decides(changed: tuple[str, float], value: float, outcome: Outcome) -> None:
+    """C8; `changed` is the column, and the momentum, of the one trajectory that is altered."""
+    rows: list[tuple[object, ...]] = []
+    for task, values in claims.FIGURE5_L.items():
+        for mu in claims.MOMENTA:
+            for lipschitz in values:
+                row = {"held": 1.0 if mu >= 0.5 else 0.4, "pairs13": 0.05, "pairs15": 0.02}
+                if (task, mu, lipschitz) == ("cifar10", changed[1], values[-1]):
+                    row[changed[0]] = value
+                rows.append((task, mu, lipschitz, 0, *row.values()))
+    assert judge("C8", study(claims.MOMENTUM, rows)).outcome == outcome
+    assert "μ = 0.99, L = 1000" in judge("C8", study(claims.MOMENTUM, rows[:-1])).needs
+
+
+def test_a_step_size_that_breaks_is_not_one_that_rises(tmp_path: Path) -> None:
+    """C6 with NaN; and C7 likewise, in the only iteration that broke."""
+    values = 0.9 * 2.3 / 15 * np.exp(-0.05 * np.arange(40))
+    mnist = steps(tmp_path, "mnist", np.where(np.arange(40) < 30, values, np.nan))
+    cifar = steps(tmp_path, "cifar10", values * 15 / 50)
+    comparisons = {("figure4", "mnist"): mnist, ("figure4", "cifar10"): cifar}
+    assert judge("C6", Evidence(comparisons, {"figure4": (0,)})).outcome == Outcome.UNDECIDED
+
+    rows: list[tuple[object, ...]] = [
+        (task, mu, lipschitz, 0, 1.0, 1.0 if (task, mu, lipschitz) != broken else np.nan, 0.5)
+        for broken in [("mnist", 0.9, 50.0)]
+        for task, lipschitz_values in claims.FIGURE5_L.items()
+        for mu in (0.0, 0.9)
+        for lipschitz in lipschitz_values
+    ]
+    assert judge("C7", study(claims.FIGURE5, rows)).outcome == Outcome.UNDECIDED
+
+
+def test_the_composite_is_judged_by_its_parts(tmp_path: Path) -> None:
+    """C1: every part that fails is named, else what the others wait for."""
+    bad = judge("C1", figure7(tmp_path / "bad", with_level("mnist", "RMSProp", 0.5)))
+    assert (bad.outcome, "C11" in bad.sentence) == (Outcome.NOT_REPRODUCED, True)
+    good = judge("C1", figure7(tmp_path / "good", HOLDS))  # BPGrad is the best on CIFAR-10 too
+    assert (good.outcome, good.sentence) == (Outcome.NOT_REPRODUCED, "Not reproduced: C12.")
+    open_ = judge("C1", figure7(tmp_path / "few", HOLDS, n=2))
+    assert (open_.outcome, "table1 on imagenet" in open_.needs) == (Outcome.NOT_RUN, True)
+
+
+def test_the_labels_of_the_claims_are_those_of_the_declarations() -> None:
+    """Otherwise a claim would wait for ever for runs that are there under another name."""
+    declared = {name: declaration.load(declaration.FOLDER / f"{name}.yaml") for name in names()}
+    needs = [need for claim in CLAIMS for need in claim.needs if isinstance(need, claims.Runs)]
+    checked = [need for need in needs if need.experiment in declared]
+    assert {"figure4", "figure6", "figure7"} <= {need.experiment for need in checked}
+    for need in checked:
+        runs = declared[need.experiment].runs()
+        assert set(need.solvers) <= {run.solver for run in runs if run.task == need.task}
