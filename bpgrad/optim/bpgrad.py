@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -87,6 +88,11 @@ class BPGrad(LossAwareOptimizer):
         "exceeded_steps",
         "seed",
     )
+    # Whether λw stands inside the norm, and whether the velocity accumulates η-scaled steps.
+    _variants: ClassVar[Mapping[str, tuple[bool, bool]]] = {
+        "paper": (True, True),
+        "released": (False, False),
+    }
     _calls = 0
     _exceeded: Tensor | None = None  # host copy of ``exceeded_steps``, up to 100 steps old
     _warned = False
@@ -107,8 +113,9 @@ class BPGrad(LossAwareOptimizer):
     ) -> None:
         if not 0.0 <= rho < 1.0:
             raise ValueError(f"Invalid rho value: {rho}")
-        if variant not in ("paper", "released"):
-            raise ValueError(f"Invalid variant: {variant!r} (choose 'paper' or 'released')")
+        if variant not in self._variants:
+            choices = " or ".join(map(repr, self._variants))
+            raise ValueError(f"Invalid variant: {variant!r} (choose {choices})")
         if on_zero_gradient not in ("skip", "random"):
             raise ValueError(
                 f"Invalid on_zero_gradient: {on_zero_gradient!r} (choose 'skip' or 'random')"
@@ -237,13 +244,14 @@ class BPGrad(LossAwareOptimizer):
     def _step(self, params: list[list[Tensor]], velocities: list[list[Tensor]], f: Tensor) -> None:
         """The step in torch's operations, as a loop over the parameters or multi-tensor."""
         shared = self.param_groups[0]
-        paper, loop = shared["variant"] == "paper", shared["foreach"] is False
+        decay_in_norm, steps_in_velocity = self._variants[shared["variant"]]
+        loop = shared["foreach"] is False
         grads = [[p.grad for p in ps if p.grad is not None] for ps in params]
         directions = [
             add_decay(gs, ps, group["weight_decay"], loop)
             for group, gs, ps in zip(self.param_groups, grads, params, strict=True)
         ]
-        norm = global_norm(directions if paper else grads, shared["f_min"], loop)
+        norm = global_norm(directions if decay_in_norm else grads, shared["f_min"], loop)
         divisor = norm.masked_fill(norm == 0.0, math.inf)  # d = 0 where the norm is 0
         if shared["on_zero_gradient"] == "random":
             key = mix(shared["seed"] + shared["step"] * GOLDEN_GAMMA)
@@ -263,9 +271,9 @@ class BPGrad(LossAwareOptimizer):
             eta = group["step_size"]
             torch.where(skipped, eta, gap * group["lr"] / group["lipschitz"], out=eta)
             if ps:
-                factor = (eta if paper else torch.ones_like(eta)).div(divisor).neg_()
+                factor = (eta if steps_in_velocity else torch.ones_like(eta)).div(divisor).neg_()
                 fresh = group["weight_decay"] != 0  # else the directions are the gradients
-                reach = None if paper else eta
+                reach = None if steps_in_velocity else eta
                 update(ps, ds, vs, group["momentum"], factor, reach, skipped, loop, fresh)
 
         torch.where(skipped, shared["grad_norm"], norm, out=shared["grad_norm"])
