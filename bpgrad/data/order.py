@@ -16,6 +16,7 @@ Phase = Literal["train", "val"]
 # The streams of one epoch. SeedSequence reads a missing word as 0, so `order` is [seed, epoch].
 _ORDER = 0
 _MIRROR: dict[Phase, int] = {"train": 1, "val": 2}
+_HOLDOUT = 3
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -40,6 +41,17 @@ def mirror_coins(batches: int, seed: int, epoch: int, phase: Phase) -> Tensor:
     """
     generator = _generator(seed, epoch, _MIRROR[phase])
     return torch.randint(2, (batches,), generator=generator).bool()
+
+
+def holdout_split(n: int, part: float) -> tuple[Tensor, Tensor]:
+    """Indices (int64, ascending) of the examples to train on, and of the `part` held out.
+
+    The last round(part · n) of a permutation that is the same for every seed of a run, so that all
+    configurations that are tuned are judged by the same examples.
+    """
+    permutation = torch.randperm(n, generator=_generator(0, 0, _HOLDOUT))
+    kept = n - round(part * n)
+    return permutation[:kept].sort().values, permutation[kept:].sort().values
 
 
 def _generator(seed: int, epoch: int, stream: int) -> torch.Generator:

@@ -18,7 +18,11 @@ EVAL_BATCH = 500
 
 
 class Classification:
-    """What the three data sets share: the whole set lies on the device, preprocessed."""
+    """What the three data sets share: the whole set lies on the device, preprocessed.
+
+    With `holdout` above 0 that part of the training images is not trained on but is the validation
+    set, in the place of the test images: for choosing settings.
+    """
 
     metrics: Mapping[str, Metric] = {
         "objective": Metric("objective"),
@@ -27,8 +31,12 @@ class Classification:
     train_metrics: Sequence[str] = ("objective", "top1_error")
     model_class: type[nn.Module]
 
-    def __init__(self, context: Context, train: ImageSet, val: ImageSet) -> None:
+    def __init__(
+        self, context: Context, train: ImageSet, val: ImageSet, holdout: float = 0.0
+    ) -> None:
         train = train.take(context.train_examples or len(train))
+        if holdout:
+            train, val = _hold_out(train, holdout)
         val = val.take(context.val_examples or len(val))
         if context.batch_size > len(train):
             raise ConfigError(
@@ -97,13 +105,25 @@ class Classification:
         return order.mirror_coins(batches, self.context.seed, epoch, phase).tolist()
 
 
+def _hold_out(train: ImageSet, part: float) -> tuple[ImageSet, ImageSet]:
+    """The training images without a part of them, and that part."""
+    sets = order.holdout_split(len(train), part) if 0 < part < 1 else ()
+    if not sets or not all(map(len, sets)):
+        raise ConfigError(
+            f"task.holdout={part}: must be a part of the {len(train)} training examples, 0.1 for a "
+            "tenth of them"
+        )
+    kept, held = (ImageSet(*train.batch(indices)) for indices in sets)
+    return kept, held
+
+
 class Digits(Classification):
     """scikit-learn's bundled 8×8 handwritten digits: real data that needs no download."""
 
     model_class = DigitsLeNet
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(context, *digits.load())
+    def __init__(self, context: Context, holdout: float = 0.0) -> None:
+        super().__init__(context, *digits.load(), holdout)
 
     @staticmethod
     def data_md5() -> Mapping[str, str]:
@@ -115,8 +135,8 @@ class Mnist(Classification):
 
     model_class = MnistLeNet
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(context, *mnist.load(context.data_root, context.download))
+    def __init__(self, context: Context, holdout: float = 0.0) -> None:
+        super().__init__(context, *mnist.load(context.data_root, context.download), holdout)
 
     @staticmethod
     def data_md5() -> Mapping[str, str]:
@@ -138,8 +158,9 @@ class Cifar10(Classification):
         context: Context,
         mirror_validation: bool = False,
         initial_weights: Literal["random", "released"] = "random",
+        holdout: float = 0.0,
     ) -> None:
-        super().__init__(context, *cifar10.load(context.data_root, context.download))
+        super().__init__(context, *cifar10.load(context.data_root, context.download), holdout)
         self.mirror_training = True
         self.mirror_validation = mirror_validation
         self.initial_weights = initial_weights

@@ -77,3 +77,14 @@ def test_mirror_coins_of_a_shorter_epoch_are_the_first_ones() -> None:
 def test_numbers_out_of_range_are_refused(seed: int, epoch: int) -> None:
     with pytest.raises(ValueError, match="expected an integer from 0"):
         order.epoch_generator(seed, epoch)
+
+
+def test_held_out_examples_are_drawn_once_and_for_all() -> None:
+    kept, held = order.holdout_split(1000, 0.1)
+    assert (len(kept), len(held)) == (900, 100)
+    assert torch.equal(torch.cat([kept, held]).sort().values, torch.arange(1000))
+    assert 300 < held.double().mean() < 700  # from everywhere
+    torch.manual_seed(99)
+    assert torch.equal(order.holdout_split(1000, 0.1)[1], held)
+    digest = hashlib.sha256(order.holdout_split(60_000, 0.1)[1].numpy().tobytes()).hexdigest()
+    assert digest.startswith("fd761370c2cd6c51")

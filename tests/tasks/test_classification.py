@@ -21,8 +21,8 @@ ONE = World(torch.device("cpu"))
 class Tiny(Classification):
     """23 training and 11 validation images of 3×4 pixels, whose first pixel is their index."""
 
-    def __init__(self, context: Context, mirror: bool = False) -> None:
-        super().__init__(context, numbered(23), numbered(11))
+    def __init__(self, context: Context, mirror: bool = False, holdout: float = 0.0) -> None:
+        super().__init__(context, numbered(23), numbered(11), holdout)
         self.mirror_training = self.mirror_validation = mirror
 
 
@@ -173,3 +173,24 @@ def test_cifar10_from_the_released_weights(data_root: Path) -> None:
         for name, value in model.state_dict().items():
             assert torch.equal(value, expected.state_dict()[name])
     assert task.lr_multipliers(model)["conv5.bias"] == 0.2
+
+
+def test_held_out_images_are_validated_on_and_never_trained_on() -> None:
+    kept, held = order.holdout_split(23, 0.2)
+    task = Tiny(context(), holdout=0.2)
+    seen = [i for batch in task.train_batches(1) for i in indices_of(batch.inputs)]
+    assert sorted(seen) == kept.tolist()
+    assert indices_of(task.val.images) == held.tolist()
+    assert task.val.labels.tolist() == [i % 10 for i in held.tolist()]
+    for seed in (0, 1):  # the same for every run
+        assert torch.equal(Tiny(context(seed=seed), holdout=0.2).val.images, task.val.images)
+    # A smaller set is cut first: it never reaches beyond the examples that a run may see.
+    small = Tiny(context(train_examples=10), holdout=0.2)
+    assert max(indices_of(torch.cat([small.train.images, small.val.images]))) == 9
+    assert len(small.val) == 2
+
+
+@pytest.mark.parametrize("part", [-0.1, 1.0, 5000.0, 0.01, 0.99])
+def test_a_holdout_that_leaves_nothing_is_refused(part: float) -> None:
+    with pytest.raises(ConfigError, match=r"task.holdout=.* of the 23 training examples"):
+        Tiny(context(), holdout=part)
