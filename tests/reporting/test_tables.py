@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from bpgrad.records.run_record import RunRecord
+from bpgrad.reporting.grid import summarise
 from bpgrad.reporting.runs import Comparison, read_run
-from bpgrad.reporting.tables import as_csv, as_markdown, notes, show, summarise
+from bpgrad.reporting.tables import as_csv, as_markdown, notes, show
 from bpgrad.tasks.task import Metric
 from tests.reporting.records import compare, make_record, make_run
 
