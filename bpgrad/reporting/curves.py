@@ -44,7 +44,7 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
     comparisons = [c for c in comparisons if any(len(run.rows) for run in c.runs)]
     solvers = tuple(dict.fromkeys(s for comparison in comparisons for s in comparison.solvers))
     styles = line_styles(solvers)
-    with _settings():
+    with settings():
         figure = Figure((WIDTH, ROW_HEIGHT * len(comparisons) + 1), layout="constrained")
         figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
         panels = figure.subplots(len(comparisons), 2, squeeze=False)
@@ -76,7 +76,7 @@ def draw_steps(title: str, comparisons: Sequence[Comparison], column: str) -> Fi
     comparisons = [c for c in comparisons if any(len(run.rows) for run in c.runs)]
     solvers = tuple(dict.fromkeys(s for comparison in comparisons for s in comparison.solvers))
     styles = line_styles(solvers)
-    with _settings():
+    with settings():
         figure = Figure((WIDTH, ROW_HEIGHT + 1), layout="constrained")
         figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
         panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True)[0]
@@ -109,14 +109,15 @@ def save(figure: Figure, path: Path) -> None:
     kind = path.suffix.removeprefix(".")
 
     def write(file: IO[bytes]) -> None:
-        with _settings():
+        with settings():
             figure.savefig(file, format=kind, metadata=METADATA[kind])
 
     write_atomically(path, write)
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
+def settings() -> Iterator[None]:
+    """The look of all figures, while one is being made."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # the user's matplotlibrc has no say
         matplotlib.rcParams.update(SETTINGS)  # type: ignore[arg-type]
