@@ -113,8 +113,8 @@ def sides_of_eq4(path: Trajectory, lipschitz: float, rho: float) -> Sides:
 class Premises:
     """How often the premises of Theorem 3 and Corollary 2 hold: shares, from 0 to 1.
 
-    Of all pairs i < t: `pairs13` have ⟨x_i − x_t, d_t⟩ ≥ 0 (13), `pairs15` have ⟨d_i, d_t⟩ ≥ 0 (15).
-    `all13` and `all15` are the shares of the t > 1 at which all i < t have.
+    Of all pairs i < t: `pairs13` have ⟨x_i − x_t, d_t⟩ ≥ 0 (13), `pairs15` have ⟨d_i, d_t⟩ ≥ 0
+    (15). `all13` and `all15` are the shares of the t > 1 at which all i < t have.
     """
 
     pairs13: float
@@ -147,10 +147,10 @@ def premises(path: Trajectory, momentum: float) -> Premises:
 def _gram(rows: list[np.ndarray], dtype: type, origin: np.ndarray | None = None) -> np.ndarray:
     """All inner products of the rows less the origin, block by block of coordinates; (n, n)."""
     product = dsyrk if dtype is np.float64 else ssyrk
-    total = np.zeros((len(rows), len(rows)), dtype, order="F")
+    total: np.ndarray = np.zeros((len(rows), len(rows)), dtype, order="F")
     for start in range(0, len(rows[0]), BLOCK):
         columns = slice(start, start + BLOCK)
-        block = np.stack([row[columns] for row in rows]).astype(dtype)
+        block: np.ndarray = np.stack([row[columns] for row in rows]).astype(dtype)
         if origin is not None:
             block -= origin[columns].astype(dtype)
         total = product(1.0, block.T, beta=1.0, c=total, trans=1, overwrite_c=1)

@@ -5,8 +5,8 @@ figure; the others decide whether a large momentum alone makes Eq. 4 hold (claim
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,11 @@ def run(folder: Path, *, seeds: Sequence[int] = (), overrides: Sequence[str] = (
 
 def measure(chosen: Sequence[Setting], folder: Path, overrides: Sequence[str]) -> None:
     """Measure those of the trajectories that `folder` lacks, one after the other."""
-    rows = _summary(folder).to_dict("records")
+    rows: list[dict[Hashable, Any]] = _summary(folder).to_dict("records")
     done = {Setting(*(row[key] for key in Setting.__annotations__)) for row in rows}
     for setting in chosen:
         if setting not in done:
-            rows.append(asdict(setting) | _measure(setting, folder, overrides))
+            rows.append({**asdict(setting), **_measure(setting, folder, overrides)})
             table = pd.DataFrame(rows).to_csv(index=False, float_format="%.9g")
             write_text(folder / SUMMARY, table)
             write_meta(folder)
@@ -179,20 +179,21 @@ def _text(summary: pd.DataFrame) -> str:
     return f"""\
 ![Both sides of Eq. 4](figures/figure5.png)
 
-Dots are the left-hand side of Eq. 4 after every iteration, max over i ≤ t of f(x_i) − L‖x_i − x_{{t+1}}‖,
-lines the right-hand side, ρ · min f(x_i), with ρ = {RHO:g}; f(x_i) is the minibatch objective of iteration
-i, x all weights and biases, and distances are in float64. Where the dots lie below the line, the
-next point could contain a global minimum as far as the earlier samples tell. Seed {seeds}.
+Dots are the left-hand side of Eq. 4 after every iteration, max over i ≤ t of
+f(x_i) − L‖x_i − x_{{t+1}}‖, lines the right-hand side, ρ · min f(x_i), with ρ = {RHO:g}; f(x_i) is
+the minibatch objective of iteration i, x all weights and biases, distances are in float64.
+Where the dots lie below the line, the next point could be a global minimum as far as the earlier
+samples tell. Seed {seeds}.
 
 With μ = 0 the dots cannot lie below the line: the term i = t of the left-hand side is
 f(x_t) − L η_t, which Eq. 12 makes equal to the right-hand side. That half of the paper's
-observation holds by construction and says nothing of the data. With μ = 0.9 a step is up to ten times
-longer than η_t, and the other half is an observation.
+observation holds by construction and says nothing of the data. With μ = 0.9 a step can be ten
+times as long as η_t, and the other half is an observation.
 
-The table has the share of iterations at which Eq. 4 holds (tolerance {EQ4_TOLERANCE:g} · max(f, 1)); at μ = 0
-it can hold only with equality. Beside it, of all pairs i < t, the shares that satisfy the premises
-of Theorem 3, ⟨x_i − x_t, d_t⟩ ≥ 0 (13), and of Corollary 2, ⟨d_i, d_t⟩ ≥ 0 (15), and the shares of
-the iterations t at which all i < t do.
+The table has the share of iterations at which Eq. 4 holds (tolerance {EQ4_TOLERANCE:g} ·
+max(f, 1)); at μ = 0 it can hold only with equality. Beside it, of all pairs i < t, the shares that
+satisfy the premises of Theorem 3, ⟨x_i − x_t, d_t⟩ ≥ 0 (13), and of Corollary 2, ⟨d_i, d_t⟩ ≥ 0
+(15), and the shares of the iterations t at which all i < t do.
 
 {chr(10).join(lines)}
 """
