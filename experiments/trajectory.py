@@ -56,8 +56,8 @@ def record(cfg: Config) -> Trajectory:
     hooks = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
     try:
         with tempfile.TemporaryDirectory(prefix="bpgrad-trajectory-") as scratch:
-            roots = {"results_root": f"{scratch}/runs", "checkpoint_root": f"{scratch}/checkpoints"}
-            cfg = replace(cfg, **roots)
+            runs, checkpoints = f"{scratch}/runs", f"{scratch}/checkpoints"
+            cfg = replace(cfg, results_root=runs, checkpoint_root=checkpoints)
             train(cfg)
             files = RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
             run = read_run(files, str(cfg.solver["name"]), cfg.seed)

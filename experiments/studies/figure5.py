@@ -5,7 +5,7 @@ figure; the others decide whether a large momentum alone makes Eq. 4 hold (claim
 """
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def run(folder: Path, *, seeds: Sequence[int] = (), overrides: Sequence[str] = (
 
 def measure(chosen: Sequence[Setting], folder: Path, overrides: Sequence[str]) -> None:
     """Measure those of the trajectories that `folder` lacks, one after the other."""
-    rows: list[dict[Hashable, Any]] = _summary(folder).to_dict("records")
+    rows: list[dict[Any, Any]] = _summary(folder).to_dict("records")
     done = {Setting(*(row[key] for key in Setting.__annotations__)) for row in rows}
     for setting in chosen:
         if setting not in done:
