@@ -40,6 +40,17 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Leaning:
+    """How many of a claim's inequalities or properties point its way, significant or not."""
+
+    favourable: int = 0
+    parts: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.favourable} of {self.parts}"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The outcome, one sentence that says why, and the numbers behind it.
 
@@ -54,6 +65,7 @@ class Verdict:
     n: int = 0
     needed: int | None = None
     needs: str = ""
+    leaning: Leaning = Leaning()
 
     def __str__(self) -> str:
         """The outcome in a few words, as "undecided (n = 5, needs 12)"."""
@@ -128,6 +140,8 @@ def decide(inequalities: Sequence[Inequality], planned: Collection[int]) -> Verd
         raise ValueError("a claim over seeds needs inequalities and planned seeds")
     pairs = [(_only(i.left, planned), _only(i.right, planned)) for i in inequalities]
     n = min(len(left.keys() & right.keys()) for left, right in pairs)
+    favourable = sum(paired_test(left, right).mean < 0 for left, right in pairs)
+    leaning = Leaning(favourable, len(pairs))
     missing = sorted(
         {seed for pair in pairs for side in pair for seed in planned if seed not in side}
     )
@@ -135,7 +149,9 @@ def decide(inequalities: Sequence[Inequality], planned: Collection[int]) -> Verd
         numbers = [n for i, pair in zip(inequalities, pairs, strict=True) for n in _means(i, *pair)]
         listed = ", ".join(map(str, missing))
         sentence = f"Not tested before all planned seeds have finished; missing: {listed}."
-        return Verdict(Outcome.UNDECIDED, sentence, tuple(numbers), n, len(planned))
+        return Verdict(
+            Outcome.UNDECIDED, sentence, tuple(numbers), n, len(planned), leaning=leaning
+        )
 
     tests = _tests(inequalities, pairs)
     numbers = []
@@ -152,19 +168,21 @@ def decide(inequalities: Sequence[Inequality], planned: Collection[int]) -> Verd
     if opposed:
         k = min(opposed, key=lambda k: tests[k].p_holm)
         sentence = f"Fails: {inequalities[k].text}, difference {_words(tests[k])}."
-        return Verdict(Outcome.NOT_REPRODUCED, sentence, tuple(numbers), n)
+        return Verdict(Outcome.NOT_REPRODUCED, sentence, tuple(numbers), n, leaning=leaning)
     if not open_:
         k = max(range(len(tests)), key=lambda k: tests[k].p_holm)
         all_hold = "Holds" if len(tests) == 1 else f"All {len(tests)} hold; the closest"
         sentence = f"{all_hold}: {inequalities[k].text}, difference {_words(tests[k])}."
-        return Verdict(Outcome.REPRODUCED, sentence, tuple(numbers), n)
+        return Verdict(Outcome.REPRODUCED, sentence, tuple(numbers), n, leaning=leaning)
     k = max(open_, key=lambda k: (tests[k].mean, k))
     sentence = (
         f"{len(open_)} of {len(tests)} open: {inequalities[k].text}, difference {_words(tests[k])}."
     )
     if n < MIN_SEEDS:
         sentence += f" Nothing is decided below {MIN_SEEDS} seeds."
-    return Verdict(Outcome.UNDECIDED, sentence, tuple(numbers), n, _needed(tests, n))
+    return Verdict(
+        Outcome.UNDECIDED, sentence, tuple(numbers), n, _needed(tests, n), leaning=leaning
+    )
 
 
 @dataclass(frozen=True)
@@ -186,20 +204,21 @@ def decide_properties(properties: Sequence[Property], missing: Collection[int] =
         raise ValueError("a claim on trajectories needs properties")
     numbers = tuple(Number(p.text, p.value, p.n) for p in properties)
     n = min(p.n for p in properties)
+    leaning = Leaning(sum(p.holds is True for p in properties), len(properties))
     failing = [p for p in properties if p.holds is False]
     open_ = [p for p in properties if p.holds is None]
     if missing:
         listed = ", ".join(map(str, sorted(missing)))
         sentence = f"Not judged before all planned seeds have finished; missing: {listed}."
-        return Verdict(Outcome.UNDECIDED, sentence, numbers, n, n + len(missing))
+        return Verdict(Outcome.UNDECIDED, sentence, numbers, n, n + len(missing), leaning=leaning)
     if failing:
         sentence = f"{len(failing)} of {len(properties)} fail: {_listed(failing)}."
-        return Verdict(Outcome.NOT_REPRODUCED, sentence, numbers, n)
+        return Verdict(Outcome.NOT_REPRODUCED, sentence, numbers, n, leaning=leaning)
     if open_:
         sentence = f"{len(open_)} of {len(properties)} cannot be told: {_listed(open_)}."
-        return Verdict(Outcome.UNDECIDED, sentence, numbers, n)
+        return Verdict(Outcome.UNDECIDED, sentence, numbers, n, leaning=leaning)
     sentence = f"All {len(properties)} hold: {_listed(properties)}."
-    return Verdict(Outcome.REPRODUCED, sentence, numbers, n)
+    return Verdict(Outcome.REPRODUCED, sentence, numbers, n, leaning=leaning)
 
 
 def all_of(parts: Sequence[tuple[str, Verdict]]) -> Verdict:
@@ -213,22 +232,28 @@ def all_of(parts: Sequence[tuple[str, Verdict]]) -> Verdict:
     )
     runs = [part.n for _, part in parts if part.outcome != Outcome.NOT_RUN]
     n = min(runs, default=0)
+    leaning = Leaning(
+        sum(part.leaning.favourable for _, part in parts),
+        sum(part.leaning.parts for _, part in parts),
+    )
     by_outcome = {
         outcome: [(name, part) for name, part in parts if part.outcome == outcome]
         for outcome in Outcome
     }
     if found := by_outcome[Outcome.NOT_REPRODUCED]:
         sentence = f"Not reproduced: {_names(found)}."
-        return Verdict(Outcome.NOT_REPRODUCED, sentence, numbers, n)
+        return Verdict(Outcome.NOT_REPRODUCED, sentence, numbers, n, leaning=leaning)
     if found := by_outcome[Outcome.NOT_RUN]:
         needs = "; ".join(dict.fromkeys(part.needs for _, part in found))
         sentence = f"Not run: {_names(found)}."
-        return Verdict(Outcome.NOT_RUN, sentence, numbers, n, needs=needs)
+        return Verdict(Outcome.NOT_RUN, sentence, numbers, n, needs=needs, leaning=leaning)
     if found := by_outcome[Outcome.UNDECIDED]:
         needed = [part.needed for _, part in found if part.needed is not None]
         most = max(needed) if len(needed) == len(found) else None
-        return Verdict(Outcome.UNDECIDED, f"Undecided: {_names(found)}.", numbers, n, most)
-    return Verdict(Outcome.REPRODUCED, f"Reproduced: {_names(parts)}.", numbers, n)
+        return Verdict(
+            Outcome.UNDECIDED, f"Undecided: {_names(found)}.", numbers, n, most, leaning=leaning
+        )
+    return Verdict(Outcome.REPRODUCED, f"Reproduced: {_names(parts)}.", numbers, n, leaning=leaning)
 
 
 def _only(values: BySeed, planned: Collection[int]) -> dict[int, float]:

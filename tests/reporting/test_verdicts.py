@@ -43,6 +43,16 @@ def test_a_clear_difference_decides_either_way() -> None:
     assert outcome(OPEN) == Outcome.UNDECIDED
 
 
+def test_the_leaning_counts_what_points_the_claims_way_whatever_its_p() -> None:
+    assert str(decide([BETTER, WORSE, OPEN], range(5)).leaning) == "2 of 3"
+    assert str(decide([BETTER, WORSE], range(9)).leaning) == "1 of 2"  # seeds are missing
+    known = [Property("a", 1.0, True), Property("b", 1.0, False), Property("c", math.nan, None)]
+    verdict = decide_properties(known)
+    assert str(verdict.leaning) == "1 of 3"
+    both = all_of([("X", verdict), ("Y", decide([BETTER], range(5))), ("Z", not_run("data"))])
+    assert str(both.leaning) == "2 of 4"
+
+
 def test_all_must_hold_and_one_against_is_enough() -> None:
     assert outcome(BETTER, BETTER) == Outcome.REPRODUCED
     assert outcome(BETTER, OPEN) == Outcome.UNDECIDED
