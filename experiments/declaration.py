@@ -1,5 +1,6 @@
 """Experiments as they are declared: which runs, and under what names they are shown."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ class Experiment:
     `paper` says what it reproduces, as "Figure 7"; None if the paper has no such thing. `set` are
     overrides for all runs; those of a solver come after them. `shows` is what the figure is of:
     "epochs", the training objective and the validation metric over epochs, or a value that is
-    recorded an iteration, over the first epochs.
+    recorded an iteration, over the first epochs. `report` is whether the report shows it. `needs`
+    says what the suite still lacks to run it; None if nothing.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Experiment:
     paper: str | None = None
     set: tuple[str, ...] = ()
     shows: str = "epochs"
+    report: bool = True
+    needs: str | None = None
 
     def runs(self, seeds: Sequence[int] = ()) -> Iterator[PlannedRun]:
         """Every run, one seed after the other: a comparison is complete as early as possible.
@@ -71,13 +75,36 @@ class Experiment:
                         yield PlannedRun(task, solver.label, seed, overrides)
 
 
+@dataclass(frozen=True)
+class Study:
+    """A computation other than a comparison of training runs: the module of experiments.studies.
+
+    `paper` as in an experiment; `seeds` are the planned ones, if the study has any.
+    """
+
+    name: str
+    title: str
+    study: str
+    paper: str | None = None
+    seeds: tuple[int, ...] = ()
+
+
 def names() -> list[str]:
-    """The experiments there are."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    """The experiments and studies there are; figure2 comes before figure10."""
+    return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=_in_natural_order)
 
 
-def load(path: Path) -> Experiment:
-    """Read a declaration; its name is the file's.
+def _in_natural_order(name: str) -> list[tuple[str, int]]:
+    return [(word, int(number or 0)) for word, number in re.findall(r"(\D+)(\d*)", name)]
+
+
+def load_all() -> list[Experiment | Study]:
+    """All declarations, in the order of `names`."""
+    return [load(FOLDER / f"{name}.yaml") for name in names()]
+
+
+def load(path: Path) -> Experiment | Study:
+    """Read a declaration; its name is the file's. One with the key `study` is a study.
 
     Raises ConfigError, one line, for keys and values that do not belong there. Whether the
     overrides are right shows when the runs are composed.
@@ -90,9 +117,17 @@ def load(path: Path) -> Experiment:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _parse(name: str, given: Any) -> Experiment:
+def _parse(name: str, given: Any) -> Experiment | Study:
     if not isinstance(given, dict):
-        raise ConfigError("must be a mapping with the keys title, seeds, tasks and solvers")
+        raise ConfigError(
+            "must be a mapping with the keys title, seeds, tasks and solvers, or title and study"
+        )
+    if "study" in given:
+        given = _with_tuples(given)
+        check_arguments(Study, given, name, given=1)
+        study = Study(name, **given)
+        _refuse_repeated("seeds", study.seeds)
+        return study
     entries = given.get("solvers")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError("solvers: must be a list of {label: ..., set: [solver=..., ...]}")
@@ -120,9 +155,7 @@ def _check_values(experiment: Experiment) -> None:
         ("tasks", experiment.tasks),
         ("label", labels),
     ):
-        for value in values:
-            if values.count(value) > 1:
-                raise ConfigError(f"{key}: {value} occurs twice")
+        _refuse_repeated(key, values)
     if experiment.shows not in SHOWS:
         raise ConfigError(unknown(f"shows: {experiment.shows}", SHOWS))
     refuse_overrides(experiment.set, ("task", "solver", "seed", "scale"), "set:")
@@ -133,6 +166,12 @@ def _check_values(experiment: Experiment) -> None:
         for task in solver.tasks or ():
             if task not in experiment.tasks:
                 raise ConfigError(unknown(f"task {task} of {solver.label}", experiment.tasks))
+
+
+def _refuse_repeated(key: str, values: Sequence[object]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ConfigError(f"{key}: {value} occurs twice")
 
 
 def refuse_overrides(overrides: Sequence[str], keys: Sequence[str], where: str) -> None:

@@ -13,10 +13,13 @@ from rich.text import Text
 
 from bpgrad.records.files import write_text
 from bpgrad.reporting.verdicts import Outcome, Verdict
-from experiments import declaration, runner
+from experiments import declaration, runner, studies
 from experiments.claims import CLAIMS, Evidence
+from experiments.declaration import Experiment, Study
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bpgrad.reporting.runs import Comparison
 
 COLORS = {Outcome.REPRODUCED: "green", Outcome.NOT_REPRODUCED: "red"}
@@ -30,50 +33,77 @@ order.
 
 
 @dataclass(frozen=True)
-class Findings:
-    """Everything that is recorded: the paper's experiments as planned, and what the checks take."""
+class Section:
+    """An experiment or study as the report shows it: one of the three, or nothing yet."""
 
-    shown: tuple[tuple[runner.Plan, list[Comparison]], ...]
+    declared: Experiment | Study
+    plan: runner.Plan | None = None  # of an experiment that can run, with its comparisons
+    comparisons: tuple[Comparison, ...] = ()
+    place: studies.Place | None = None  # of a study
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there is anything to show."""
+        if self.place is not None:
+            return self.place.recorded
+        return any(run.finished for comparison in self.comparisons for run in comparison.runs)
+
+    @property
+    def title(self) -> str:
+        """The title, after the paper's name of it."""
+        paper, title = self.declared.paper, self.declared.title
+        return f"{paper}: {title}" if paper else title
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that is recorded, and what the checks take."""
+
+    sections: tuple[Section, ...]
     evidence: Evidence
 
 
 def read() -> Findings:
-    """Read the records of all experiments of the paper, of their planned seeds.
+    """Read the records of all experiments and studies, of their planned seeds.
 
     Raises RecordError if runs cannot be compared.
     """
-    shown: list[tuple[runner.Plan, list[Comparison]]] = []
+    sections = []
     comparisons: dict[tuple[str, str], Comparison] = {}
     seeds: dict[str, tuple[int, ...]] = {}
-    for name in declaration.names():
-        experiment = declaration.load(declaration.FOLDER / f"{name}.yaml")
-        if experiment.paper is None:
-            continue  # everyone runs it on his own machine
-        plan = runner.prepare(experiment)
-        shown.append((plan, runner.gather(plan)))
-        comparisons |= {(name, found.task): found for found in shown[-1][1]}
-        seeds[name] = experiment.seeds
-    return Findings(tuple(shown), Evidence(comparisons, seeds))
+    tables: dict[str, pd.DataFrame] = {}
+    for declared in declaration.load_all():
+        seeds[declared.name] = declared.seeds
+        if isinstance(declared, Study):
+            place = studies.place_of(declared)
+            sections.append(Section(declared, place=place))
+            found = studies.evidence(declared, place)
+            tables |= found
+            seeds |= dict.fromkeys(found, declared.seeds)
+        elif declared.needs:
+            sections.append(Section(declared))
+        elif declared.report:
+            plan = runner.prepare(declared)
+            sections.append(Section(declared, plan, tuple(runner.gather(plan))))
+            comparisons |= {(declared.name, one.task): one for one in sections[-1].comparisons}
+    return Findings(tuple(sections), Evidence(comparisons, seeds, tables))
 
 
 def rebuild() -> Path:
-    """Write table and figure of every experiment that has a finished run, and the page of all.
+    """Write table and figure of all that is recorded, and the page of it.
 
     Returns the path of the page. Raises RecordError if runs cannot be compared.
     """
     findings = read()
-    sections, missing = [_claims(findings.evidence)], []
-    for plan, comparisons in findings.shown:
-        if any(run.finished for comparison in comparisons for run in comparison.runs):
-            runner.write(plan, comparisons)
-            sections.append(_section(plan, comparisons))
-        else:
-            missing.append(f"- {plan.title}: `make {plan.name}`")
-    if missing:
-        sections.append("\n".join(["## Not run yet", "", *missing]) + "\n")
-    results = Path(findings.shown[0][0].runs[0][1].results_root).parent
-    write_text(results / "README.md", "\n".join([HEAD, *sections]))
-    return results / "README.md"
+    parts = [_claims(findings.evidence)]
+    shown = [section for section in findings.sections if section.recorded]
+    parts += [_section(section, "##") for section in shown if section.declared.paper]
+    if beyond := [_section(section, "###") for section in shown if not section.declared.paper]:
+        parts += ["## Beyond the paper\n", *beyond]
+    if waiting := [section for section in findings.sections if not section.recorded]:
+        parts.append("\n".join(["## Not run yet", "", *map(_waiting, waiting)]) + "\n")
+    write_text(studies.RESULTS / "README.md", "\n".join([HEAD, *parts]))
+    return studies.RESULTS / "README.md"
 
 
 def show_verdicts(console: Console) -> None:
@@ -116,11 +146,26 @@ def _claims(evidence: Evidence) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(plan: runner.Plan, comparisons: list[Comparison]) -> str:
-    """Heading, picture and tables of one experiment."""
+def _section(section: Section, mark: str) -> str:
+    """Write an experiment's tables and figures; its heading, after `mark`, and what is under it."""
+    name = section.declared.name
+    if isinstance(section.declared, Study):
+        assert section.place is not None
+        body = studies.show(section.declared, section.place)
+        return f"{mark} {section.title}\n\n`make {name}`\n\n{body.strip()}\n"
     from bpgrad.reporting import tables
 
-    _, _, body = tables.as_markdown(plan.title, comparisons).partition("\n")
-    picture = f"![{plan.title}](figures/{plan.name}.png)"
-    files = f"`make {plan.name}` · [CSV](tables/{plan.name}.csv) · [SVG](figures/{plan.name}.svg)"
-    return f"## {plan.title}\n\n{picture}\n\n{files}\n{body.replace('## ', '### ')}"
+    assert section.plan is not None
+    runner.write(section.plan, section.comparisons)
+    _, _, body = tables.as_markdown(section.title, section.comparisons).partition("\n")
+    picture = f"![{section.title}](figures/{name}.png)"
+    files = f"`make {name}` · [CSV](tables/{name}.csv) · [SVG](figures/{name}.svg)"
+    body = body.replace("## ", f"{mark}# ")
+    return f"{mark} {section.title}\n\n{picture}\n\n{files}\n{body}"
+
+
+def _waiting(section: Section) -> str:
+    needs = section.declared.needs if isinstance(section.declared, Experiment) else None
+    return f"- {section.title}: " + (
+        f"needs {needs}" if needs else f"`make {section.declared.name}`"
+    )

@@ -45,8 +45,10 @@ def prepare(
 ) -> Plan:
     """Compose and check every run; nothing is trained yet.
 
-    Raises ConfigError that names the run which cannot be composed.
+    Raises ConfigError that names the run which cannot be composed, or what the experiment needs.
     """
+    if experiment.needs:
+        raise ConfigError(f"{experiment.name} cannot run yet; it needs {experiment.needs}")
     refuse_overrides(overrides, ("task", "solver", "seed", "scale"), "--set")
     runs = []
     changes: dict[str, None] = {}
@@ -95,13 +97,18 @@ def status(experiment: Experiment) -> Iterator[str]:
     """How many runs of the experiment have finished, and a line for each that has not."""
     from bpgrad.reporting.runs import read_run
 
+    if experiment.needs:
+        count = len(list(experiment.runs()))
+        yield f"{experiment.name:<18}   0 of {count} runs finished  {experiment.title}"
+        yield f"{'':<19}cannot run yet; it needs {experiment.needs}"
+        return
     runs = prepare(experiment).runs
     found = [(run, read_run(record_of(cfg), run.solver, run.seed)) for run, cfg in runs]
     done = sum(recorded.finished for _, recorded in found)
-    yield f"{experiment.name:<12} {done:>3} of {len(runs)} runs finished  {experiment.title}"
+    yield f"{experiment.name:<18} {done:>3} of {len(runs)} runs finished  {experiment.title}"
     for run, recorded in found:
         if not recorded.finished:
-            yield f"{'':<13}{run}: {recorded.state}"
+            yield f"{'':<19}{run}: {recorded.state}"
 
 
 def gather(plan: Plan) -> list[Comparison]:

@@ -32,11 +32,19 @@ def describe_start(
     *, device: torch.device, world_size: int, epoch: int, iteration: int
 ) -> dict[str, Any]:
     """Time, commit, versions and machine of one start of a run, at (epoch, iteration)."""
+    place = {"epoch": epoch, "iteration": iteration}
+    return _now() | place | describe_environment(device=device, world_size=world_size)
+
+
+def describe_computation() -> dict[str, Any]:
+    """Time, commit, versions and machine of what is computed in this process on the CPU."""
+    return _now() | describe_environment(device=torch.device("cpu"), world_size=1)
+
+
+def describe_environment(*, device: torch.device, world_size: int) -> dict[str, Any]:
+    """Commit, versions and machine of this process."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "epoch": epoch,
-        "iteration": iteration,
         "git_sha": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *CODE)),
         "versions": {
@@ -56,6 +64,10 @@ def describe_start(
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "mkldnn": torch.backends.mkldnn.is_available(),
     }
+
+
+def _now() -> dict[str, Any]:
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def _git(*arguments: str) -> str | None:

@@ -9,7 +9,7 @@ from bpgrad.errors import ConfigError
 from bpgrad.reporting.style import SPARE_STYLES, line_styles
 from bpgrad.training.config import load as compose
 from bpgrad.training.identity import run_name
-from experiments.declaration import FOLDER, Experiment, load, names
+from experiments.declaration import FOLDER, Experiment, Study, load, load_all, names
 from experiments.runner import prepare
 
 GOOD = {
@@ -20,8 +20,14 @@ GOOD = {
 }
 
 
+EXPERIMENTS = [one for one in load_all() if isinstance(one, Experiment)]
+OF_THE_PAPER = [one for one in EXPERIMENTS if one.paper]
+
+
 def declared(name: str) -> Experiment:
-    return load(FOLDER / f"{name}.yaml")
+    experiment = load(FOLDER / f"{name}.yaml")
+    assert isinstance(experiment, Experiment)
+    return experiment
 
 
 def declare(folder: Path, **changes: object) -> Path:
@@ -30,19 +36,19 @@ def declare(folder: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", names())
-def test_every_run_of_every_experiment_composes(name: str) -> None:
-    experiment = declared(name)
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda one: one.name)
+def test_every_run_of_every_experiment_composes(experiment: Experiment) -> None:
+    if experiment.needs:
+        pytest.skip(f"needs {experiment.needs}")
     plan = prepare(experiment)
-    assert plan.name == name
+    assert plan.name == experiment.name
     for run, cfg in plan.runs:
         assert (cfg.task["name"], cfg.seed) == (run.task, run.seed)
         assert cfg.scale.name == "paper"
 
 
-@pytest.mark.parametrize("name", names())
-def test_every_solver_of_a_task_has_a_style_of_its_own(name: str) -> None:
-    experiment = declared(name)
+@pytest.mark.parametrize("experiment", OF_THE_PAPER, ids=lambda one: one.name)
+def test_every_solver_of_a_task_has_a_style_of_its_own(experiment: Experiment) -> None:
     styles = line_styles(tuple(solver.label for solver in experiment.solvers))
     for task in experiment.tasks:
         drawn = [
@@ -117,6 +123,8 @@ def solver(**changes: object) -> list[dict[str, object]]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"needs": 1}, "mine.needs=1: expected str | None"),
+        ({"report": "no"}, "mine.report='no': expected bool"),
         ({"titel": "A"}, "unknown mine.titel: did you mean mine.title? choices: title, seeds,"),
         ({"name": "other"}, "unknown mine.name: choices: title, "),
         ({"title": None}, "mine.title=None: expected str"),

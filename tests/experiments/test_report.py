@@ -67,9 +67,11 @@ def test_records_are_not_touched(results: Path) -> None:
 def test_status_counts_what_has_finished(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["status"])
     lines = capsys.readouterr().out.splitlines()
-    assert "figure6        1 of 10 runs finished  BPGrad's training objective" in "\n".join(lines)
-    assert "             mnist  L = 15  seed 0: 2 of 4 epochs done" in lines
-    assert "             cifar10  L = 1000  seed 0: not run" in lines
+    assert "figure6              1 of 10 runs finished  BPGrad's training objective" in "\n".join(
+        lines
+    )
+    assert "                   mnist  L = 15  seed 0: 2 of 4 epochs done" in lines
+    assert "                   cifar10  L = 1000  seed 0: not run" in lines
     assert not any("L = 10  seed" in line for line in lines)
 
 
