@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,15 +60,20 @@ class Run:
 
         Raises RecordError if the run has not recorded it.
         """
+        return self._series(column, lambda steps, k: _whole_epochs(steps)[:, k])
+
+    def quantiles(self, column: str) -> np.ndarray:
+        """The quantiles 0, ¼, ½, ¾ and 1 in every epoch of a value that is recorded an iteration.
+
+        Float64, (epochs, 5). Raises RecordError if the run has not recorded it.
+        """
+        return self._series(column, lambda steps, k: steps["quantiles"][:, :, k])
+
+    def _series(self, column: str, read: Callable[[Any, int], np.ndarray]) -> np.ndarray:
         path = self.directory / "steps.npz"
         try:
             with np.load(path) as steps:
-                k = steps["columns"].tolist().index(column)
-                whole = sorted(
-                    (name for name in steps.files if name.startswith("epoch")),
-                    key=lambda name: int(name.removeprefix("epoch")),
-                )
-                values = np.concatenate([steps[name][:, k] for name in whole])
+                values = read(steps, steps["columns"].tolist().index(column))
         except (OSError, KeyError, ValueError) as error:
             raise RecordError(f"{path}: has no {column} an iteration ({error})") from error
         return values.astype(np.float64)
@@ -77,6 +82,12 @@ class Run:
     def devices(self) -> set[str]:
         """The types of device that any part of the run was done on."""
         return {start["machine"]["device"] for start in self.meta["starts"]}
+
+
+def _whole_epochs(steps: Any) -> np.ndarray:
+    """The epochs of which every iteration is recorded, one after the other."""
+    names = [name for name in steps.files if name.startswith("epoch")]
+    return np.concatenate([steps[f"epoch{k}"] for k in range(1, len(names) + 1)])
 
 
 def read_run(record: RunRecord, solver: str, seed: int) -> Run:
