@@ -3,11 +3,14 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.training.cli import run_command
+from bpgrad.training.config import Config
 from experiments import declaration
 from experiments.declaration import Experiment, Study
 
@@ -24,6 +27,9 @@ resumed, so the same command may be given again at any time.
   python -m experiments figure7 --seeds 0,1,2    with several seeds
   python -m experiments figure7 --show           what is recorded so far
   python -m experiments figure7 --scale smoke    the same code path in a minute; no results
+  python -m experiments figure7 --add my.yaml    with a solver of your own beside the others
+  python -m experiments explain figure7 Adam val_top1_error    where a number comes from
+  python -m experiments diff RUN_A RUN_B         the first iteration where two runs part
 """
 
 
@@ -80,8 +86,38 @@ def reproduce(options: argparse.Namespace) -> None:
     declared = declaration.load(declaration.FOLDER / f"{options.name}.yaml")
     if isinstance(declared, Study):
         _reproduce_study(declared, options)
+    elif options.add or any(value is not None for value in _tuning(options).values()):
+        _reproduce_with_own(declared, options)
     else:
         _reproduce_experiment(declared, options)
+
+
+def _tuning(options: argparse.Namespace) -> dict[str, int | bool | None]:
+    """The options that are about tuning; None where not given."""
+    return {
+        "trials": options.tune,
+        "everyone": options.tune_all or None,
+        "epochs": options.tune_epochs,
+    }
+
+
+def _reproduce_with_own(experiment: Experiment, options: argparse.Namespace) -> None:
+    from experiments import own_comparison
+
+    tune = None
+    if given := {key: value for key, value in _tuning(options).items() if value is not None}:
+        if "trials" not in given:
+            raise ConfigError("--tune-all and --tune-epochs: how many trials? add --tune N")
+        tune = own_comparison.Tuning(**given)  # type: ignore[arg-type]
+    own_comparison.reproduce(
+        experiment,
+        options.add,
+        tune,
+        seeds=options.seeds,
+        scale=options.scale,
+        overrides=options.set,
+        train=not options.show,
+    )
 
 
 def _reproduce_experiment(experiment: Experiment, options: argparse.Namespace) -> None:
@@ -100,6 +136,8 @@ def _reproduce_experiment(experiment: Experiment, options: argparse.Namespace) -
 def _reproduce_study(study: Study, options: argparse.Namespace) -> None:
     from experiments import studies
 
+    if options.add or any(value is not None for value in _tuning(options).values()):
+        raise ConfigError(f"--add and --tune: {study.name} is a study, not a comparison of solvers")
     if options.scale != "paper":
         raise ConfigError(f"--scale {options.scale}: {study.name} is a study, which has one size")
     place = studies.place_of(study, options.set)
@@ -107,6 +145,26 @@ def _reproduce_study(study: Study, options: argparse.Namespace) -> None:
         studies.run(study, place, options.seeds, options.set)
     print(studies.show(study, place).strip())
     print(f"\nrecords {place.folder}\ntables  {place.tables}\nfigures {place.figures}", flush=True)
+
+
+def diff_runs(options: argparse.Namespace) -> None:
+    """Print what two runs differ in; exit 1 if a recorded number does."""
+    from experiments import diff
+
+    roots = (Path(options.results_root), Path(options.checkpoint_root))
+    runs = [diff.find(text, *roots) for text in (options.run_a, options.run_b)]
+    lines, same = diff.compare(*runs)
+    print("\n".join(lines), flush=True)
+    if not same:
+        sys.exit(1)
+
+
+def explain_number(options: argparse.Namespace) -> None:
+    """Print what a number of a table was made of; exit 1 if the records give another one."""
+    from experiments import explain
+
+    table, runs = explain.planned(options.name, options.seeds, options.scale, options.set)
+    explain.explain(table, runs, options.solver, options.metric, options.task)
 
 
 COMMANDS = {
@@ -128,14 +186,92 @@ def _parser() -> argparse.ArgumentParser:
     for name, (call, text) in COMMANDS.items():
         commands.add_parser(name, help=text).set_defaults(call=call)
     options = _options()
+    _add_diff(commands)
+    _add_explain(commands, options)
+    options = _own_options(options)
     for name in declaration.names():
         experiment = commands.add_parser(name, parents=[options])
         experiment.set_defaults(call=reproduce, name=name)
     return parser
 
 
+def _add_diff(commands: Any) -> None:
+    parser = commands.add_parser(
+        "diff",
+        help="the first iteration where two runs part",
+        description="Exit status: 0 if all numbers that both runs have recorded are the same, 1 if "
+        "not, 2 in trouble.",
+    )
+    for name in ("run_a", "run_b"):
+        parser.add_argument(
+            name, help="its directory, its name, or the beginning of its name or hash"
+        )
+    parser.add_argument("--results-root", default=Config.results_root, metavar="FOLDER")
+    parser.add_argument("--checkpoint-root", default=Config.checkpoint_root, metavar="FOLDER")
+    parser.set_defaults(call=diff_runs)
+
+
+def _add_explain(commands: Any, options: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "explain",
+        parents=[options],
+        help="where a number of a table comes from, computed again",
+        description="Exit status: 0 if the records give the table's number, 1 if they give another "
+        "one, 2 in trouble.",
+    )
+    parser.add_argument("name", help="an experiment, or a table's file without its suffix")
+    parser.add_argument("solver", help="as the table calls it; a part that is unique is enough")
+    parser.add_argument("metric", help="a column of the table's CSV, or the paper's name of it")
+    parser.add_argument("--task", default="", help="if the experiment has several")
+    parser.set_defaults(call=explain_number)
+
+
+def _own_options(parent: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The options of all experiments, and those on solvers of one's own and tuning."""
+    options = argparse.ArgumentParser(add_help=False, parents=[parent])
+    options.add_argument(
+        "--show", action="store_true", help="train nothing, show what is recorded so far"
+    )
+    own = options.add_argument_group("a solver of your own (docs/bring-your-own.md)")
+    own.add_argument(
+        "--add",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="MY_SOLVER.yaml",
+        help="compare this solver too; may be given more than once",
+    )
+    own.add_argument(
+        "--tune",
+        type=_trials,
+        metavar="N",
+        help="choose the settings of the solvers added from N configurations, on held-out training "
+        "examples",
+    )
+    own.add_argument("--tune-all", action="store_true", help="those of all solvers, N each")
+    own.add_argument(
+        "--tune-epochs",
+        type=_positive,
+        metavar="EPOCHS",
+        help="of each configuration (default: a fifth of the task's)",
+    )
+    return options
+
+
+def _trials(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 2 on")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 1 on")
+    return int(text)
+
+
 def _options() -> argparse.ArgumentParser:
-    """The options of all experiments."""
+    """The options that say which runs are meant."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument(
         "--seeds", type=_seeds, default=(), metavar="0,1,2", help="instead of the seeds declared"
@@ -145,9 +281,6 @@ def _options() -> argparse.ArgumentParser:
         choices=["smoke", "reduced", "paper"],
         default="paper",
         help="smoke and reduced are stored under names of their own (default: paper)",
-    )
-    options.add_argument(
-        "--show", action="store_true", help="train nothing, show what is recorded so far"
     )
     options.add_argument(
         "--set",

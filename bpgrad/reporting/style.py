@@ -1,7 +1,7 @@
 """How tasks and solvers are named and drawn, the same in every table and figure."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
@@ -38,6 +38,9 @@ SOLVER_STYLES = {
 SWEEP = "cividis"
 SWEEP_DASHES = ((), (6, 1.5), (2, 1.2))
 
+# A tuned solver ("Adam (tuned, 10 trials)") has the colour of the one as given.
+TUNED_DASHES = (1, 2.5)
+
 SPARE_STYLES = (
     LineStyle("#332288", (8, 1, 2, 1)),
     LineStyle("#882255", (6, 1, 3, 1)),
@@ -60,6 +63,8 @@ def line_styles(solvers: tuple[str, ...]) -> dict[str, LineStyle]:
             k = sweep.index(solver)
             color = to_hex(colormaps[SWEEP](0.85 * k / max(1, len(sweep) - 1)))
             styles[solver] = LineStyle(color, SWEEP_DASHES[k % len(SWEEP_DASHES)], width=1.8)
+        elif (given := solver.partition(" (tuned, ")[0]) in styles:
+            styles[solver] = replace(styles[given], dashes=TUNED_DASHES)
         else:
             styles[solver] = SPARE_STYLES[spare % len(SPARE_STYLES)]
             spare += 1

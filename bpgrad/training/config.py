@@ -81,7 +81,10 @@ class Config:
 
 @dataclass(frozen=True)
 class SolverSpec:
-    """The `solver` group, split into what the trainer does and what the optimizer is given."""
+    """The `solver` group, split into what the trainer does and what the optimizer is given.
+
+    `source` identifies the code of a class from outside the suite (experiments.own_solver).
+    """
 
     name: str
     optimizer: type
@@ -89,6 +92,7 @@ class SolverSpec:
     objective: str = "batch"
     lr_multipliers: bool = False
     lr_factors: Mapping[int, float] = field(default_factory=dict)
+    source: str = ""
 
 
 def register() -> None:
@@ -203,6 +207,8 @@ def solver_spec(cfg: Config) -> SolverSpec:
             raise ConfigError(f"solver.lr_multipliers={own['lr_multipliers']}: true or false")
     if "lr_factors" in options:
         own["lr_factors"] = _lr_factors(options.pop("lr_factors"))
+    if "source" in options:
+        own["source"] = str(options.pop("source"))
     reserved = ("name", "optimizer", "objective", "lr_multipliers", "lr_factors")
     check_arguments(optimizer, options, "solver", reserved=reserved, given=1)
     try:
