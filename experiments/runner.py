@@ -128,7 +128,7 @@ def gather(plan: Plan) -> list[Comparison]:
 
 def write(plan: Plan, comparisons: Sequence[Comparison]) -> tuple[Path, Path]:
     """Write table and figure beside the runs' folder; their paths, without the suffixes."""
-    from bpgrad.reporting import curves, tables
+    from bpgrad.reporting import certificate, curves, tables
 
     results = Path(plan.runs[0][1].results_root).parent
     table = results / "tables" / plan.name
@@ -137,6 +137,8 @@ def write(plan: Plan, comparisons: Sequence[Comparison]) -> tuple[Path, Path]:
     write_text(table.with_suffix(".md"), tables.as_markdown(plan.title, comparisons))
     if plan.shows == "epochs":
         drawing = curves.draw(plan.title, comparisons)
+    elif plan.shows == "certificate":
+        drawing = certificate.draw(plan.title, comparisons)
     else:
         drawing = curves.draw_steps(plan.title, comparisons, plan.shows)
     for suffix in (".svg", ".png"):

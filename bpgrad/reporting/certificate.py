@@ -25,11 +25,11 @@ def norm_over_lipschitz(run: Run) -> np.ndarray:
 
 
 def exceeded(run: Run) -> float | None:
-    """The share of steps with ‖g‖ > L; None in records made before these were counted."""
+    """The share of steps with ‖g‖ > L; None where an older record did not count them."""
     last = run.rows.iloc[-1]
-    if "exceeded_steps" not in run.rows.columns:
-        return None
-    return float(last["exceeded_steps"] / last["iterations"])
+    if "exceeded_steps" in run.rows.columns:
+        return float(last["exceeded_steps"] / last["iterations"])
+    return 0.0 if np.all(norm_over_lipschitz(run)[:, -1] <= 1) else None
 
 
 def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
@@ -51,9 +51,14 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
             panel.axhline(1.0, color="#444444", linewidth=1.0)
             for solver in comparison.solvers:
                 for run in comparison.finished(solver)[:1]:
-                    _band(panel, norm_over_lipschitz(run), styles[solver], solver)
+                    share = exceeded(run)
+                    words = "not counted" if share is None else f"{share:.2%} of steps"
+                    label = f"{solver}: {words}"
+                    _band(panel, norm_over_lipschitz(run), styles[solver], label)
+            panel.legend(
+                title="steps with ‖g‖ > L", loc="upper center", bbox_to_anchor=(0.5, -0.18)
+            )
         panels[0].set_ylabel("‖g‖ / L")
-        curves.legend(figure, solvers)
     return figure
 
 

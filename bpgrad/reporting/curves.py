@@ -57,7 +57,7 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
             _panel(right, comparison, f"val_{name}", styles, log=not shown.higher_is_better)
         for panel in panels[-1]:
             panel.set_xlabel("epoch")
-        legend(figure, solvers)
+        _legend(figure, solvers)
         seeds = max(len(c.finished(solver)) for c in comparisons for solver in c.solvers)
         if seeds > 1:
             words = f"line: mean of {seeds} seeds, band: smallest to largest"
@@ -89,7 +89,7 @@ def draw_steps(title: str, comparisons: Sequence[Comparison], column: str) -> Fi
                 if run is not None:
                     _dots(panel, run.steps(column), styles[solver], solver)
         panels[0].set_ylabel(STEP_TITLES[column])
-        legend(figure, solvers)
+        _legend(figure, solvers)
     return figure
 
 
@@ -124,7 +124,7 @@ def settings() -> Iterator[None]:
         yield
 
 
-def legend(figure: Figure, solvers: Sequence[str]) -> None:
+def _legend(figure: Figure, solvers: Sequence[str]) -> None:
     """One legend for all panels, below them."""
     lines = {line.get_label(): line for panel in figure.axes for line in panel.get_lines()}
     drawn = [solver for solver in solvers if solver in lines]

@@ -1,5 +1,6 @@
 """‖g‖/L over the epochs, from records."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,9 @@ def test_the_median_is_drawn_with_its_band(tmp_path: Path) -> None:
     figure = certificate.draw("A title", [compare(_run(tmp_path))])
     (panel,) = figure.axes
     lines = {str(line.get_label()): line for line in panel.get_lines()}
-    np.testing.assert_allclose(np.asarray(lines["BPGrad"].get_ydata()), NORMS[:, 2] / 4)
+    np.testing.assert_allclose(
+        np.asarray(lines["BPGrad: 13.33% of steps"].get_ydata()), NORMS[:, 2] / 4
+    )
     band = panel.collections[0].get_paths()[0].vertices
     assert {band[:, 1].min(), band[:, 1].max()} == {NORMS.min() / 4, NORMS.max() / 4}
 
@@ -51,6 +54,10 @@ def test_a_solver_without_an_l_is_refused(tmp_path: Path) -> None:
         certificate.draw("A title", [compare(_run(tmp_path, "Adam", None))])
 
 
-def test_a_run_that_did_not_count_says_so(tmp_path: Path) -> None:
-    record = make_record(tmp_path, "BPGrad")
-    assert certificate.exceeded(read_run(record, "BPGrad", 0)) is None
+@pytest.mark.parametrize(("lipschitz", "share"), [(4.0, None), (40.0, 0.0)])
+def test_a_run_that_did_not_count_is_known_only_below_l(
+    tmp_path: Path, lipschitz: float, share: float | None
+) -> None:
+    run = _run(tmp_path, lipschitz=lipschitz)
+    older = replace(run, rows=run.rows.drop(columns="exceeded_steps"))
+    assert certificate.exceeded(older) == share
