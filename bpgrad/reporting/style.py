@@ -52,9 +52,9 @@ SPARE_STYLES = (
 def line_styles(solvers: tuple[str, ...]) -> dict[str, LineStyle]:
     """The style of each solver; ones of your own get the spare styles in the order given.
 
-    Labels "name = value" are a sweep, which gets a scale of colours in the order given.
+    Labels that end in "name = value" are a sweep, which gets a scale of colours in the order given.
     """
-    sweep = [solver for solver in solvers if _swept(solver)]
+    sweep = [solver for solver in solvers if solver not in SOLVER_STYLES and _swept(solver)]
     styles, spare = {}, 0
     for solver in solvers:
         if solver in SOLVER_STYLES:
@@ -72,7 +72,7 @@ def line_styles(solvers: tuple[str, ...]) -> dict[str, LineStyle]:
 
 
 def _swept(label: str) -> bool:
-    return re.fullmatch(r"\w+ = [\d.e+-]+", label) is not None
+    return re.fullmatch(r"(.+, )?\w+ = [\d.e+-]+", label) is not None
 
 
 def task_title(task: str) -> str:

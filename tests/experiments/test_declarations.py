@@ -7,9 +7,11 @@ import yaml
 
 from bpgrad.errors import ConfigError
 from bpgrad.reporting.style import SPARE_STYLES, line_styles
+from bpgrad.training.config import CONFIG_DIR
 from bpgrad.training.config import load as compose
 from bpgrad.training.identity import run_name
-from experiments.declaration import FOLDER, Experiment, Study, load, load_all, names
+from experiments.claims import CLAIMS, Runs, paper_values
+from experiments.declaration import FOLDER, Experiment, load, load_all
 from experiments.runner import prepare
 
 GOOD = {
@@ -20,6 +22,7 @@ GOOD = {
 }
 
 
+TASKS = CONFIG_DIR / "task"
 EXPERIMENTS = [one for one in load_all() if isinstance(one, Experiment)]
 OF_THE_PAPER = [one for one in EXPERIMENTS if one.paper]
 
@@ -89,6 +92,61 @@ def test_figures_4_and_6_share_their_runs() -> None:
     assert (reach["mnist"][0], reach["mnist"][-1]) == (10, 100)
     assert (reach["cifar10"][0], reach["cifar10"][-1]) == (50, 1000)
     assert [cfg.solver["lipschitz"] for _, cfg in step_sizes] == [15, 50]
+
+
+def test_tables_and_figures_of_the_three_large_tasks_share_their_runs() -> None:
+    for table, figure in (("table1", "figure8"), ("table2", "figure9"), ("table3", "figure10")):
+        assert set(declared(figure).runs()) <= set(declared(table).runs())
+
+
+def test_every_table_and_figure_of_the_paper_is_declared() -> None:
+    everything = {one.paper: one.name for one in load_all()}
+    for kind, count in (("Table", 3), ("Figure", 10)):
+        for number in range(1, count + 1):
+            assert everything.get(f"{kind} {number}") == f"{kind.lower()}{number}"
+
+
+def test_the_claims_find_their_runs_in_the_declarations() -> None:
+    """By experiment, task and label, and so do the paper's printed values."""
+    found = {
+        (one.name, task): {run.solver for run in one.runs() if run.task == task}
+        for one in EXPERIMENTS
+        for task in one.tasks
+    }
+    for claim in CLAIMS:
+        for need in claim.needs:
+            if isinstance(need, Runs):
+                assert set(need.solvers) <= found[need.experiment, need.task], claim.id
+    for _, row in paper_values().iterrows():
+        assert row["solver"] in found[row["table"].lower().replace(" ", ""), row["task"]]
+    tuned = [label.partition(", ") for label in found["adadelta_detection", "voc_detection"]]
+    assert len(tuned) > 1
+    assert all(solver == "Adadelta" and setting for solver, _, setting in tuned)
+
+
+def test_what_waits_for_its_task_says_so_and_runs_once_that_is_there(tmp_path: Path) -> None:
+    for experiment in EXPERIMENTS:
+        lacking = [task for task in experiment.tasks if not (TASKS / f"{task}.yaml").exists()]
+        assert bool(lacking) == bool(experiment.needs), experiment.name
+        for task in lacking:
+            assert f"the task {task}" in (experiment.needs or "")
+    waiting = {"needs": "the moon"}
+    with pytest.raises(ConfigError, match=r"^mine cannot run yet; it needs the moon$"):
+        prepare(load(declare(tmp_path, **waiting)))
+    assert len(prepare(load(declare(tmp_path))).runs) == 1
+
+
+def test_the_settings_of_tasks_to_come_compose_with_their_solvers() -> None:
+    """On the digits in their place, with the settings of configs/paper.yaml set by hand."""
+    settings = yaml.safe_load((CONFIG_DIR / "paper.yaml").read_text())
+    for experiment in EXPERIMENTS:
+        for run in experiment.runs([0]) if experiment.needs else ():
+            _, *overrides = run.overrides
+            (solver,) = (o.partition("=")[2] for o in overrides if o.startswith("solver="))
+            chosen = settings[run.task].get(solver, {})
+            at = [f"solver.{key}={value}" for key, value in chosen.items()]
+            cfg = compose(["task=digits", overrides[0], *at, *overrides[1:]])
+            assert cfg.solver["name"] == solver
 
 
 def test_the_quickstart_has_every_solver() -> None:
