@@ -12,7 +12,7 @@ from bpgrad.errors import ConfigError
 from bpgrad.training.signatures import check_arguments, unknown
 
 FOLDER = Path(__file__).parent
-SHOWS = ("epochs", "objective", "step_size", "grad_norm", "certificate")
+SHOWS = ("epochs", "objective", "step_size", "grad_norm", "certificate", "variants", "sweep")
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,16 @@ class Experiment:
 
     `paper` says what it reproduces, as "Figure 7"; None if the paper has no such thing. `set` are
     overrides for all runs; those of a solver come after them. `shows` is what the figure is of:
-    "epochs", the training objective and the validation metric over epochs, a value that is
-    recorded an iteration, over the first epochs, or "certificate", ‖g‖/L over epochs. `report` is
-    whether the report shows it. `needs` says what the suite still lacks to run it; None if nothing.
+
+    epochs          training objective and validation metric over epochs
+    objective, step_size, grad_norm
+                    a value that is recorded an iteration, over the first epochs
+    certificate     ‖g‖/L over epochs
+    variants        the last epoch of each solver, which are variants of the first
+    sweep           the last epoch over the settings of labels "solver, name = value"
+
+    `report` is whether the report shows it. `needs` says what the suite still lacks to run it; None
+    if nothing.
     """
 
     name: str

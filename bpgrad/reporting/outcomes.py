@@ -1,0 +1,111 @@
+"""Where runs end: variants one below the other, or a sweep over the one setting of each solver."""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from bpgrad.reporting import curves
+from bpgrad.reporting.runs import Comparison
+from bpgrad.reporting.style import line_styles, task_title
+
+DOT = "#D55E00"
+
+
+def draw_variants(title: str, comparisons: Sequence[Comparison]) -> Figure:
+    """A row for each variant, a column of dots for each metric: every seed, at the last epoch.
+
+    The grey line is the first variant's mean, which the others are variants of. Those without a
+    finished run are left out.
+    """
+    comparisons = [c for c in comparisons if any(run.finished for run in c.runs)]
+    shown = [[s for s in c.solvers if c.finished(s)] for c in comparisons]
+    heights = [0.28 * len(solvers) + 1.0 for solvers in shown]
+    with curves.settings():
+        figure = Figure((curves.WIDTH, sum(heights) + 0.4), layout="constrained")
+        figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
+        rows = figure.subplots(
+            len(comparisons), 2, squeeze=False, sharey="row", height_ratios=heights
+        )
+        for panels, comparison, solvers in zip(rows, comparisons, shown, strict=True):
+            for panel, (column, words) in zip(panels, _columns(comparison), strict=True):
+                panel.set_title(f"{task_title(comparison.task)}: {words}", loc="left")
+                for k, solver in enumerate(solvers):
+                    values = _last(comparison, solver, column)
+                    panel.plot(values, [k] * len(values), "o", color=DOT, markersize=5)
+                panel.axvline(
+                    _last(comparison, solvers[0], column).mean(), color="#888888", zorder=0
+                )
+            panels[0].set_yticks(range(len(solvers)), solvers)
+            panels[0].invert_yaxis()
+    return figure
+
+
+def draw_sweep(title: str, comparisons: Sequence[Comparison]) -> Figure:
+    """The last epoch over the setting of labels "solver, name = value", a curve for each solver.
+
+    Settings are drawn relative to the solver's middle one. Several seeds give the mean.
+    """
+    comparisons = [c for c in comparisons if any(run.finished for run in c.runs)]
+    with curves.settings():
+        figure = Figure(
+            (curves.WIDTH, curves.ROW_HEIGHT * len(comparisons) + 1), layout="constrained"
+        )
+        figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
+        rows = figure.subplots(len(comparisons), 2, squeeze=False)
+        for panels, comparison in zip(rows, comparisons, strict=True):
+            for panel, (column, words) in zip(panels, _columns(comparison), strict=True):
+                panel.set_title(f"{task_title(comparison.task)}: {words}", loc="left")
+                _sweep(panel, comparison, column)
+            panels[0].legend(ncols=2, title="solver, setting = middle one")
+        for panel in rows[-1]:
+            panel.set_xlabel("setting / middle setting")
+    return figure
+
+
+def _sweep(panel: Axes, comparison: Comparison, column: str) -> None:
+    settings: dict[str, dict[float, str]] = {}
+    names: dict[str, str] = {}
+    for label in comparison.solvers:
+        solver, _, setting = label.partition(", ")
+        names[solver], _, value = setting.partition(" = ")
+        settings.setdefault(solver, {})[float(value)] = label
+    styles = line_styles(tuple(settings))
+    for solver, labels in settings.items():
+        middle = sorted(labels)[len(labels) // 2]
+        found = {
+            value / middle: _last(comparison, label, column).mean()
+            for value, label in sorted(labels.items())
+            if comparison.finished(label)
+        }
+        style = styles[solver]
+        (line,) = panel.plot(
+            [*found],
+            [*found.values()],
+            marker="o",
+            markersize=3.5,
+            color=style.color,
+            linewidth=style.width,
+            label=f"{solver}, {names[solver]} = {middle:g}",
+        )
+        if style.dashes:
+            line.set_dashes(style.dashes)
+    panel.set_xscale("log")
+    panel.xaxis.set_minor_locator(NullLocator())
+
+
+def _columns(comparison: Comparison) -> list[tuple[str, str]]:
+    """The two columns of the records that are shown, and what they are called."""
+    (_, objective), (name, metric) = list(comparison.metrics.items())[:2]
+    unit = f" ({metric.unit})" if metric.unit else ""
+    return [
+        ("train_objective", f"training {objective.title}"),
+        (f"val_{name}", f"validation {metric.title}{unit}"),
+    ]
+
+
+def _last(comparison: Comparison, solver: str, column: str) -> np.ndarray:
+    return np.array([run.rows[column].iloc[-1] for run in comparison.finished(solver)])
