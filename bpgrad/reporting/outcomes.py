@@ -60,7 +60,14 @@ def draw_sweep(title: str, comparisons: Sequence[Comparison]) -> Figure:
             for panel, (column, words) in zip(panels, _columns(comparison), strict=True):
                 panel.set_title(f"{task_title(comparison.task)}: {words}", loc="left")
                 _sweep(panel, comparison, column)
-            panels[0].legend(ncols=2, title="solver, setting = middle one")
+            lines = {str(line.get_label()): line for line in panels[0].get_lines()}
+            figure.legend(
+                [*lines.values()],
+                [*lines],
+                loc="outside lower center",
+                ncols=4,
+                title="setting in the middle",
+            )
         for panel in rows[-1]:
             panel.set_xlabel("setting / middle setting")
     return figure
