@@ -48,7 +48,8 @@ def record(cfg: Config) -> Trajectory:
         if not found.points:
             found.points.append(_flat(p for p, _ in _parameters(optimizer)))
         direction = _flat(p.grad + decay * p for p, decay in _parameters(optimizer))
-        found.directions.append(direction / np.linalg.norm(direction.astype(np.float64)))
+        norm = np.linalg.norm(direction.astype(np.float64))
+        found.directions.append((direction / norm).astype(np.float32))
 
     def after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found.points.append(_flat(p for p, _ in _parameters(optimizer)))

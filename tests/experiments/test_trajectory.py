@@ -77,6 +77,7 @@ def test_a_recorded_run_is_the_run_itself() -> None:
     path = record(load(overrides))
     assert len(path.points) == 11
     assert len(path.directions) == len(path.objective) == 10
+    assert {each.dtype for each in (*path.points, *path.directions)} == {np.dtype(np.float32)}
     velocity = np.zeros_like(path.points[0])
     for t in range(10):
         velocity = 0.9 * velocity - path.step_size[t] * path.directions[t]
