@@ -88,7 +88,7 @@ def minimize_cheap(
     x = starting_point(box, x0, rng)
     velocity = np.zeros(box.dim)
     directions: list[Array] = []
-    log: list[tuple[float, float]] = []
+    steps: list[float] = []
     loop: tuple[int, int] | None = None
     message = f"max_evals = {max_evals} reached"
     while True:
@@ -101,10 +101,10 @@ def minimize_cheap(
         samples.add(x, f, g)
         eta = (f - rho * samples.f_min) / lipschitz
         directions.append(unit_direction(g, rng))
-        log.append((eta, samples.f_min - objective.offset))
+        steps.append(eta)
         if callback is not None:
             best = samples.x[samples.best].copy()
-            state = OptimizeResult(x=best, fun=log[-1][1], nfev=samples.n)
+            state = OptimizeResult(x=best, fun=objective.values[samples.best], nfev=samples.n)
             try:
                 callback(state)
             except StopIteration:
@@ -120,10 +120,10 @@ def minimize_cheap(
             break
         velocity = momentum * velocity - eta * directions[-1]
         x = box.clip(x + velocity) if clip else x + velocity
-    steps, f_min = np.array(log).T
+    values = np.array(objective.values)
     return OptimizeResult(
         x=samples.x[samples.best].copy(),
-        fun=samples.f_min - objective.offset,
+        fun=objective.values[samples.best],
         nfev=samples.n,
         ngev=samples.n,
         nit=samples.n - 1,
@@ -131,9 +131,9 @@ def minimize_cheap(
         message=message,
         loop=loop,
         path=samples.x.copy(),
-        values=samples.f - objective.offset,
+        values=values,
         gradients=samples.g.copy(),
         directions=np.array(directions),
-        steps=steps,
-        f_min=f_min,
+        steps=np.array(steps),
+        f_min=np.minimum.accumulate(values),
     )

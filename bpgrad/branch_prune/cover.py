@@ -263,8 +263,7 @@ class Cover:
 
     def _close(self, node: _Node, bound: float) -> None:
         """Mark a box as covered, and the boxes around it of which nothing else is open."""
-        if bound < self.threshold:
-            self.lowest = min(self.lowest, bound)
+        self.lowest = min(self.lowest, bound)
         while True:
             node.closed = True
             node.kids = None

@@ -46,6 +46,8 @@ class Box:
                 raise ValueError(f"bounds must be finite, but dimension {k} has ({low}, {high})")
             if low > high:
                 raise ValueError(f"lower bound {low} above upper bound {high} in dimension {k}")
+            if not np.isfinite(float(high) - float(low)):
+                raise ValueError(f"bounds ({low}, {high}) of dimension {k} are too far apart")
         return cls(pairs[:, 0].copy(), pairs[:, 1].copy())
 
     @property
@@ -126,7 +128,7 @@ class Objective:
         self.box = box
         self.offset = float(offset)
         self.lipschitz = lipschitz
-        self.nfev = 0
+        self.values: list[float] = []  # of f, as returned
 
     def __call__(self, x: Array) -> tuple[float, Array]:
         """``(f(x) + offset, ∇f(x))``.
@@ -135,7 +137,6 @@ class Objective:
             ValueError: for a value that is not one finite number, a gradient that is not D finite
                 numbers, or f + offset < 0.
         """
-        self.nfev += 1
         value = np.asarray(self.fun(x.copy()), dtype=np.float64)
         if value.size != 1:
             raise ValueError(f"fun must return one number, not an array of shape {value.shape}")
@@ -149,6 +150,7 @@ class Objective:
             raise ValueError(f"grad returned {g.tolist()} at x = {x.tolist()}")
         if f + self.offset < 0.0:
             raise ValueError(self._too_low(x, f))
+        self.values.append(f)
         return f + self.offset, g
 
     def _too_low(self, x: Array, f: float) -> str:

@@ -168,7 +168,7 @@ class BoxSampler:
     def _along_ray(self, origin: Array, direction: Array, radii: Array) -> tuple[Array | None, str]:
         """The first admissible point of the ray from the origin along −d, and how it was found."""
         room = np.where(direction > 0.0, origin - self.box.lower, self.box.upper - origin)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             reach = float(np.min(np.where(direction == 0.0, np.inf, room / np.abs(direction))))
         if reach < radii[-1]:
             return None, ""

@@ -195,8 +195,10 @@ class _Search:
             raise ValueError(f"gamma must be at least 0 and finite, not {gamma}")
         if stopping not in ("certified", "paper"):
             raise ValueError(f"stopping must be 'certified' or 'paper', not {stopping!r}")
-        if max_evals is not None and max_evals < 1:
-            raise ValueError(f"max_evals must be at least 1 or None, not {max_evals}")
+        if max_evals is not None and not (max_evals >= 1 and float(max_evals).is_integer()):
+            raise ValueError(
+                f"max_evals must be a whole number from 1 on, or None, not {max_evals}"
+            )
         if max_evals is None and eps == 0.0:
             raise ValueError("eps=0 is reached by no search: set max_evals, or eps > 0")
         self.box = Box.of(bounds)
@@ -213,6 +215,7 @@ class _Search:
         self.schedule = _Schedule(_checked(rho_schedule), eps, self.slack)
         self.samples = Samples(self.box.dim)
         self.bound = 0.0  # f + offset >= 0
+        self.f_max = 0.0
         self.slope = 0.0
         self.violation: tuple[int, int] | None = None
         self.nit = 1
@@ -220,7 +223,7 @@ class _Search:
         self.probes_left = 0
         self.stopped = False
         self.sampler: Sampler | None = None
-        self.log: list[tuple[float, float, float, float, str]] = []
+        self.log: list[tuple[float, float, str]] = []
         self.coverings: list[tuple[float, float, float, float]] = []
 
     # -- the loop --------------------------------------------------------------------------------
@@ -228,7 +231,8 @@ class _Search:
     def run(self, x0: ArrayLike | None) -> OptimizeResult:
         self._evaluate(starting_point(self.box, x0, self.rng), "first", 0.0)
         given = self.schedule.given
-        if given is not None and given[-1] * self.m < self.m - self.eps:
+        # The schedule may have been computed from f(x_1), hence the rounding.
+        if given is not None and given[-1] * self.m < self.m - self.eps - ROUNDING * self.m:
             raise ValueError(
                 f"rho_schedule ends at {given[-1]}, below 1 - eps/f(x_1) = "
                 f"{1.0 - self.eps / self.m:.9g}: it may never reach eps"
@@ -242,6 +246,8 @@ class _Search:
                 self._evaluate(self.box.uniform(self.rng), "random", self._rho())
                 continue
             if self.sampler is None:
+                if self._too_fine():
+                    return self._result(Status.PRECISION)
                 self.sampler = self._new_sampler()
             direction = unit_direction(self.samples.g[-1], self.rng)
             point = self.sampler.next(direction)
@@ -264,11 +270,16 @@ class _Search:
         """Whether to stop before the next sample."""
         if self.violation is not None:
             return Status.LIPSCHITZ_VIOLATED
-        # With f + offset >= 0 a value of at most ε needs no covering.
-        if self.m - self.bound <= (0.0 if self.printed else self.eps):
-            if self.printed:
-                return Status.PAPER_RULE
+        # With f + offset >= 0 a value of at most ε needs no covering; the printed loop would test
+        # it only after one, which for f* = 0 and ρ > 0 never comes.
+        if self.printed and self.m <= self.eps:
+            return Status.PAPER_RULE
+        if not self.printed and self._gap(self.bound) <= self.eps:
             return Status.ESTIMATED if self.estimates else Status.CERTIFIED
+        return self._cut()
+
+    def _cut(self) -> Status | None:
+        """Whether the search may go no further."""
         if self.samples.n >= self.max_evals:
             return Status.MAX_EVALS
         return Status.CALLBACK if self.stopped else None
@@ -284,12 +295,12 @@ class _Search:
             proved = min(self.schedule.threshold(m), self.sampler.certified())
             self.bound = max(self.bound, proved - self._rounding())
             self.coverings.append((n, rho, m, self.bound))
-            if not self.printed and m - self.bound <= self.eps:
+            if not self.printed and self._gap(self.bound) <= self.eps:
                 if not self.estimates:
                     return Status.CERTIFIED
                 if self._confirmed():
                     return Status.ESTIMATED
-                return None
+                return self._cut()
         if not self.schedule.raise_rho(m):
             return Status.UNDECIDED if undecided else Status.PRECISION
         self.nit += 1
@@ -298,10 +309,28 @@ class _Search:
         self.sampler = None
         return None
 
+    def _size(self) -> float:
+        return float(np.max(np.abs([self.box.lower, self.box.upper])))
+
     def _rounding(self) -> float:
-        """What rounding may have added to a bound."""
-        size = float(np.max(np.abs([self.box.lower, self.box.upper])))
-        return ROUNDING * (float(self.samples.f.max()) + self.lipschitz * size)
+        """What rounding may have added to a bound or to a difference of values."""
+        values = self.f_max + abs(self.objective.offset)
+        return ROUNDING * (values + self.lipschitz * self._size())
+
+    def _too_fine(self) -> bool:
+        """Whether the smallest ball is so small that rounding may keep it from covering anything.
+
+        The search would then go on for ever at one and the same point.
+        """
+        radius = (self.m - self.schedule.threshold(self.m)) / self.lipschitz
+        return bool(radius <= 4 * ROUNDING * self._size())
+
+    def _lower(self, bound: float) -> float:
+        """A bound in the user's units, rounding allowed for."""
+        return bound - self.objective.offset
+
+    def _gap(self, bound: float) -> float:
+        return self.objective.values[self.samples.best] - self._lower(bound)
 
     def _new_sampler(self) -> Sampler:
         threshold = self.schedule.threshold(self.m)
@@ -324,12 +353,13 @@ class _Search:
 
     def _evaluate(self, x: Array, how: str, rho: float) -> None:
         f, g = self.objective(x)
+        self.f_max = max(self.f_max, f)
         self._check_slopes(x, f, g)
         self.samples.add(x, f, g)
         if self.sampler is not None:
             threshold = self.schedule.threshold(self.m)
             self.sampler.lower(threshold, self._cover_slack(threshold))
-        self.log.append((self.m, self.bound, rho, self.lipschitz, how))
+        self.log.append((rho, self.lipschitz, how))
         if self.callback is not None:
             try:
                 self.callback(self._intermediate())
@@ -343,8 +373,7 @@ class _Search:
         if n > 0:
             distances = self.samples.distances(x)
             # Differences that rounding may have made are no evidence.
-            scale = max(f, float(self.samples.f.max()))
-            rise = np.abs(self.samples.f - f) - ROUNDING * scale
+            rise = np.abs(self.samples.f - f) - self._rounding()
             limit = self.lipschitz * (1.0 + 1e-12)
             if not self.estimates and np.any(rise > limit * distances):
                 with np.errstate(divide="ignore"):
@@ -375,7 +404,7 @@ class _Search:
         """Whether uniform samples leave the estimate of L and the certificate as they are."""
         before = self.lipschitz, self.m
         for _ in range(PROBES * self.box.dim):
-            if self._finished() in (Status.MAX_EVALS, Status.CALLBACK):
+            if self._cut() is not None:
                 return False
             self._evaluate(self.box.uniform(self.rng), "random", self._rho())
         return (self.lipschitz, self.m) == before
@@ -383,14 +412,12 @@ class _Search:
     # -- the result ------------------------------------------------------------------------------
 
     def _intermediate(self) -> OptimizeResult:
-        best = self.samples.best
-        offset = self.objective.offset
         bound = 0.0 if self.estimates else self.bound
         return OptimizeResult(
-            x=self.samples.x[best].copy(),
-            fun=self.m - offset,
-            lower_bound=bound - offset,
-            gap=self.m - bound,
+            x=self.samples.x[self.samples.best].copy(),
+            fun=self.objective.values[self.samples.best],
+            lower_bound=self._lower(bound),
+            gap=self._gap(bound),
             rho=self._rho(),
             nfev=self.samples.n,
         )
@@ -423,28 +450,30 @@ class _Search:
 
     def _bound_of_envelope(self) -> None:
         """What the samples prove without a covering, for a search that was cut short."""
-        if self.sampler is not None and self.violation is None:
-            # Boxes that discs cover together are only known to be above τ.
-            proved = min(self.schedule.threshold(self.m), self.sampler.certified())
-            self.bound = max(self.bound, proved - self._rounding())
+        sampler = self.sampler or self._new_sampler()
+        self.bound = max(self.bound, sampler.certified() - self._rounding())
 
     def _history(self) -> History:
         offset = self.objective.offset
-        f_min, bound, rho, lipschitz = np.array([row[:4] for row in self.log]).T
+        rho, lipschitz = np.array([row[:2] for row in self.log]).T
         coverings = np.array(self.coverings, dtype=np.float64).reshape(-1, 4)
+        # Nothing holds where L is estimated, or if the last sample contradicts it.
+        void = self.estimates or self.violation is not None
+        bound = np.zeros(self.samples.n)
+        for n, _, _, proved in () if void else coverings:
+            bound[int(n) - 1 :] = np.maximum(bound[int(n) - 1 :], proved)
+        bound[-1] = max(bound[-1], self.bound)
         coverings[:, 2:] -= offset
-        if self.violation is not None:
-            # The last sample shows that none of them holds.
-            bound = np.zeros_like(bound)
+        f = np.array(self.objective.values)
         return History(
             x=self.samples.x.copy(),
-            f=self.samples.f - offset,
+            f=f,
             g=self.samples.g.copy(),
-            f_min=f_min - offset,
+            f_min=np.minimum.accumulate(f),
             lower_bound=bound - offset,
             rho=rho,
             lipschitz=lipschitz,
-            how=np.array([row[4] for row in self.log]),
+            how=np.array([row[2] for row in self.log]),
             coverings=coverings,
             offset=offset,
         )

@@ -140,6 +140,8 @@ def test_negative_values_ask_for_an_offset() -> None:
         ([(0, 1)], 1.0, {"eps": -1.0}),
         ([(0, 1)], 1.0, {"stopping": "never"}),
         ([(0, 1)], 1.0, {"max_evals": 0}),
+        ([(0, 1)], 1.0, {"max_evals": 10.5}),
+        ([(-1e308, 1e308)], 1.0, {}),
     ],
 )
 def test_bad_input_is_refused(bounds: Any, lipschitz: float, options: dict[str, Any]) -> None:
@@ -164,3 +166,124 @@ def test_the_cheap_step_has_its_length() -> None:
     found = minimize_cheap(shifted, slope, [(0, 1)], 1.0, rho=0.1, x0=[0.2], max_evals=2)
     assert found.steps[0] == pytest.approx(0.9 * 0.75)
     assert found.x[0] == pytest.approx(0.2 + 0.9 * 0.75)
+
+
+def test_the_limit_of_evaluations_holds_where_L_is_estimated() -> None:
+    """The uniform samples that confirm an estimate count too."""
+
+    def f(x: Any) -> float:
+        return 1.0 + 0.3 * abs(float(x[0]) - 0.5)
+
+    def g(x: Any) -> np.ndarray:
+        return 0.3 * np.sign(x - 0.5)
+
+    for limit in range(10, 30):
+        found = minimize(f, g, [(0, 1)], None, max_evals=limit)
+        assert found.nfev <= limit
+        assert not found.success
+        assert found.lower_bound == 0.0
+        assert np.all(found.history.lower_bound == 0.0)
+
+
+def test_the_printed_rule_ends_where_the_minimum_is_zero() -> None:
+    """x* is in no ball for ρ > 0: no covering ever comes, and (1 − ρ)m ≤ ε must be seen before."""
+
+    def f(x: Any) -> float:
+        return abs(float(x[0]) - 0.3)
+
+    def g(x: Any) -> np.ndarray:
+        return np.sign(x - 0.3)
+
+    found = minimize(f, g, [(0, 1)], 1.1, stopping="paper", max_evals=None, x0=[1.0])
+    assert found.status == Status.PAPER_RULE
+    assert found.fun <= 0.01
+
+
+def test_balls_smaller_than_rounding_are_not_tried() -> None:
+    """They would be sampled at one and the same point for ever."""
+
+    def f(x: Any) -> float:
+        return 1e-18 * (2.0 + abs(float(x[0])))
+
+    found = minimize(f, lambda x: 1e-18 * np.sign(x), [(-1, 1)], 1.0, eps=1e-25, max_evals=None)
+    assert found.status == Status.PRECISION
+    assert not found.success
+    assert found.lower_bound <= 2e-18
+
+
+def test_the_value_is_f_at_the_point_whatever_the_offset() -> None:
+    found = minimize(shifted, slope, [(0, 1)], 1.0, offset=1e10, eps=1e-3, x0=[0.3])
+    assert found.fun == shifted(found.x)
+    assert found.lower_bound <= 0.05
+    assert np.array_equal(found.history.f, [shifted(x) for x in found.history.x])
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3])
+def test_one_sample_bounds_f_by_the_farthest_corner(dimension: int) -> None:
+    def f(x: Any) -> float:
+        return 5.0 + float(np.linalg.norm(x))
+
+    found = minimize(f, lambda x: x, [(0, 1)] * dimension, 1.0, max_evals=1, x0=[0.0] * dimension)
+    assert found.lower_bound == pytest.approx(5.0 - math.sqrt(dimension))
+    assert found.history.lower_bound[-1] == found.lower_bound
+
+
+def test_the_callback_sees_every_evaluation_and_can_end_the_search() -> None:
+    seen = []
+
+    def stop(state: Any) -> None:
+        seen.append((state.nfev, state.fun, state.lower_bound))
+        if state.nfev == 4:
+            raise StopIteration
+
+    found = minimize(shifted, slope, [(0, 1)], 2.0, eps=1e-6, callback=stop, x0=[0.0])
+    assert found.status == Status.CALLBACK
+    assert found.nfev == 4
+    assert [n for n, _, _ in seen] == [1, 2, 3, 4]
+    assert all(bound <= 0.05 for _, _, bound in seen)
+    assert 0.0 <= found.lower_bound <= 0.05
+
+
+def test_a_schedule_that_cannot_reach_eps_is_refused() -> None:
+    with pytest.raises(ValueError, match="rho_schedule"):
+        minimize(shifted, slope, [(0, 1)], 1.0, x0=[0.0], eps=0.01, rho_schedule=[0.0, 0.9])
+    enough = 1.0 - 0.01 / shifted([0.0])
+    found = minimize(shifted, slope, [(0, 1)], 1.0, x0=[0.0], eps=0.01, rho_schedule=[0.0, enough])
+    assert found.success
+
+
+@pytest.mark.parametrize("rhos", [[], [0.5, 0.4], [-0.1, 0.5], [0.0, 1.0], [0.0, math.nan]])
+def test_a_schedule_must_increase_in_the_unit_interval(rhos: list[float]) -> None:
+    with pytest.raises(ValueError, match="rho_schedule"):
+        minimize(shifted, slope, [(0, 1)], 1.0, rho_schedule=rhos)
+
+
+def test_no_gap_of_zero_without_a_limit() -> None:
+    with pytest.raises(ValueError, match="max_evals"):
+        minimize(shifted, slope, [(0, 1)], 1.0, eps=0.0, max_evals=None)
+    found = minimize(shifted, slope, [(0, 1)], 1.0, eps=0.0, max_evals=300)
+    assert not found.success
+    assert found.lower_bound <= 0.05
+
+
+def test_the_bounds_are_honoured_exactly() -> None:
+    lower, upper = np.array([0.1, -1 / 3]), np.array([0.3, 0.7])
+    seen = []
+
+    def f(x: Any) -> float:
+        seen.append(x)
+        return 1.0 + float(np.sum(np.sin(7 * x))) / 10
+
+    found = minimize(
+        f, lambda x: 0.7 * np.cos(7 * x), list(zip(lower, upper, strict=True)), 1.0, eps=0.02
+    )
+    assert found.success
+    assert np.all((np.array(seen) >= lower) & (np.array(seen) <= upper))
+    assert np.any(np.array(seen) == lower) or np.any(np.array(seen) == upper)
+
+
+def test_a_box_may_be_a_point_or_flat() -> None:
+    assert minimize(shifted, slope, [(0.4, 0.4)], 1.0).fun == shifted([0.4])
+    flat = minimize(shifted, lambda x: np.append(slope(x[:1]), 0), [(0, 1), (2, 2)], 1.0)
+    assert flat.success
+    assert flat.x[1] == 2.0
