@@ -174,10 +174,10 @@ def _text(number: float) -> str:
 
 
 def _label(wanted: str, labels: list[str]) -> str:
-    """The label that is meant: case, spaces and μ or mu do not matter, a unique part is enough."""
-    key = _key(wanted)
-    found = [label for label in labels if _key(label) == key]
-    found = found or [label for label in labels if key and key in _key(label)]
+    """The label that is meant: case, punctuation and μ or mu do not matter, a part is enough."""
+    words = _words(wanted)
+    found = [label for label in labels if _words(label) == words]
+    found = found or [label for label in labels if words and words in _words(label)]
     if len(found) > 1:
         raise ConfigError(f"{wanted}: could be any of {'; '.join(found)}; write more of it")
     if not found:
@@ -199,8 +199,12 @@ def _column(wanted: str, row: dict[str, str]) -> str:
     raise ConfigError(unknown(wanted, columns))
 
 
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[a-z0-9.]+", text.lower().replace("μ", "mu")))
+
+
 def _key(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]", "", text.lower().replace("μ", "mu"))
+    return _words(text).replace(" ", "")
 
 
 def _row(table: Path, task: str, solver: str) -> dict[str, str]:
