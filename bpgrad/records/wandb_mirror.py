@@ -1,8 +1,8 @@
 """A run's rows mirrored to Weights & Biases.
 
-`metrics.csv` is the source of truth and this is a copy for those who like dashboards, so nothing
-here can fail a run, hold it up for long or ask it anything: what goes wrong is said in one line
-on stderr, and training goes on.
+`metrics.csv` is the source of truth and this is a copy for those who like dashboards, so a
+mirror cannot fail a run, hold it up for long or ask it anything: what goes wrong is said in one
+line on stderr, and training goes on. Whoever publishes finished runs shares the functions below it.
 
 An offline directory is published with `wandb sync <directory>/wandb/latest-run`.
 """
@@ -88,7 +88,7 @@ class WandbMirror:
         try:
             self._run = _start(mode == "online", directory.absolute(), identity)
         except Exception as error:
-            _warn(f"W&B could not be started ({_reason(error)}); this run is not mirrored")
+            _warn(f"W&B could not be started ({reason(error)}); this run is not mirrored")
         for row in past_rows:
             self.log(row)
 
@@ -101,8 +101,8 @@ class WandbMirror:
             self._run.log(dict(row), step=int(row["epoch"]), commit=True)
         except Exception as error:
             self._run = None
-            _warn(f"W&B stopped mirroring this run ({_reason(error)}); training goes on")
-            _close_service()
+            _warn(f"W&B stopped mirroring this run ({reason(error)}); training goes on")
+            close_service()
 
     def finish(self, summary: Mapping[str, float], exit_code: int = 0) -> None:
         """Close the run with its final values; waits for an upload at most `FINISH_TIMEOUT_S`.
@@ -118,12 +118,12 @@ class WandbMirror:
             run.summary.update(dict(summary))
             run.finish(exit_code=exit_code)
         except Exception as error:
-            _warn(f"W&B did not finish ({_reason(error)}); publish with: {_publish_command(run)}")
-            _close_service()
+            _warn(f"W&B did not finish ({reason(error)}); publish with: {_publish_command(run)}")
+            close_service()
 
 
-def _start(online: bool, directory: Path, identity: dict[str, Any]) -> wandb.Run:
-    """Start the run, offline where online is impossible."""
+def prepare(directory: Path) -> None:
+    """Set wandb up to write under ``directory/wandb`` and to be silent; before it is imported."""
     # wandb falls back to the system's temporary directory where it cannot write: fail instead.
     (directory / "wandb").mkdir(parents=True, exist_ok=True)
     # These take effect while wandb loads and starts its service process, before any settings.
@@ -131,27 +131,24 @@ def _start(online: bool, directory: Path, identity: dict[str, Any]) -> wandb.Run
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
 
-    if not online:
-        return _init("offline", directory, identity)
-    try:
-        _require_server()
-        return _init("online", directory, identity)
-    except Exception as error:
-        reason = _reason(error)
-    _close_service()  # it reserves the run id of a failed start for as long as it lives
-    run = _init("offline", directory, identity)
-    _warn(f"W&B is offline ({reason}); publish this run later with: {_publish_command(run)}")
-    return run
 
-
-def _init(
-    mode: Literal["online", "offline"], directory: Path, identity: dict[str, Any]
+def init(
+    mode: Literal["online", "offline"],
+    directory: Path,
+    identity: dict[str, Any],
+    *,
+    resume: Literal["allow"] | None,
+    finish_timeout: float,
 ) -> wandb.Run:
+    """Start a run that holds what it is given and nothing of the machine; after `prepare`.
+
+    `identity` goes to ``wandb.init``. With `resume` None a run of the same id is replaced.
+    """
     import wandb
 
     settings = wandb.Settings(
         init_timeout=INIT_TIMEOUT_S,
-        finish_timeout=FINISH_TIMEOUT_S,
+        finish_timeout=finish_timeout,
         finish_timeout_raises=True,
         # A killed process loses at most this much of its offline file.
         x_transaction_log_flush_interval=FLUSH_INTERVAL_S,
@@ -170,20 +167,17 @@ def _init(
         host="",
         program="",
     )
-    run = wandb.init(
+    return wandb.init(
         mode=mode,
         dir=str(directory),
-        resume="allow" if mode == "online" else None,
+        resume=resume,
         reinit="create_new",  # leaves a `wandb.run` of the caller's own alone
         settings=settings,
         **identity,
     )
-    run.define_metric("epoch")
-    run.define_metric("*", step_metric="epoch")
-    return run
 
 
-def _close_service() -> None:
+def close_service() -> None:
     """End wandb's service process now: with a dead one, its own hook fails noisily at exit."""
     with contextlib.suppress(Exception, SystemExit):
         import wandb
@@ -191,7 +185,7 @@ def _close_service() -> None:
         wandb.teardown()
 
 
-def _require_server() -> None:
+def require_server() -> None:
     """Raise unless there are credentials and the server (or the proxy to it) answers at once.
 
     `wandb.init` would prompt without the former and wait for all of its timeout without the latter.
@@ -213,6 +207,37 @@ def _require_server() -> None:
         raise ConnectionError(f"no connection to {host}:{port}")
 
 
+def reason(error: Exception) -> str:
+    """An error of wandb's as one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _start(online: bool, directory: Path, identity: dict[str, Any]) -> wandb.Run:
+    """Start the run, offline where online is impossible."""
+    prepare(directory)
+    if not online:
+        return _init_by_epoch("offline", directory, identity)
+    try:
+        require_server()
+        return _init_by_epoch("online", directory, identity)
+    except Exception as error:
+        why = reason(error)
+    close_service()  # it reserves the run id of a failed start for as long as it lives
+    run = _init_by_epoch("offline", directory, identity)
+    _warn(f"W&B is offline ({why}); publish this run later with: {_publish_command(run)}")
+    return run
+
+
+def _init_by_epoch(
+    mode: Literal["online", "offline"], directory: Path, identity: dict[str, Any]
+) -> wandb.Run:
+    resume: Literal["allow"] | None = "allow" if mode == "online" else None
+    run = init(mode, directory, identity, resume=resume, finish_timeout=FINISH_TIMEOUT_S)
+    run.define_metric("epoch")
+    run.define_metric("*", step_metric="epoch")
+    return run
+
+
 def _answers(host: str | None, port: int) -> bool:
     """Whether a TCP connection opens within `CONNECT_TIMEOUT_S`."""
     connected = threading.Event()
@@ -232,10 +257,6 @@ def _answers(host: str | None, port: int) -> bool:
 def _publish_command(run: wandb.Run) -> str:
     options = "" if run.offline else "--include-online "  # without it, sync passes over such a run
     return f"wandb sync {options}{shlex.quote(str(Path(run.dir).parent))}"
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _warn(text: str) -> None:
