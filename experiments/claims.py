@@ -11,7 +11,7 @@ best mean over seeds, and the choice is paid for: Holm counts every solver of th
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -167,13 +167,17 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper: its id in the reference, what it says, and how it is decided."""
+    """A claim of the paper: its id in the reference, what it says, and how it is decided.
+
+    `sweep` is an experiment over whose settings it looks, whatever they are.
+    """
 
     id: str
     text: str
     rule: str
     needs: tuple[Runs | Study, ...]
     check: Callable[[Evidence], Verdict]
+    sweep: str = ""
 
     def judge(self, evidence: Evidence) -> Verdict:
         """The verdict; not run if there is nothing at all of something that the claim needs."""
@@ -920,6 +924,7 @@ CLAIMS = (
         "the best of its tuned settings stays more than 10 points of mAP below Adagrad",
         (ADAGRAD_DETECTION,),
         c18,
+        ADADELTA,
     ),
     Claim(
         "C19",
@@ -943,8 +948,19 @@ CLAIMS = (
         "over as many learning rates; a run that diverged counts with the error of guessing",
         (),
         c21,
+        SENSITIVITY,
     ),
 )
+
+
+def about(names: Collection[str]) -> list[str]:
+    """The ids of the claims that look at runs or tables of any of these experiments or studies."""
+    found = []
+    for claim in CLAIMS:
+        needs = {need.experiment if isinstance(need, Runs) else need.name for need in claim.needs}
+        if (needs | {claim.sweep}) & set(names):
+            found.append(claim.id)
+    return found
 
 
 # The paper's printed values.

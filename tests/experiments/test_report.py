@@ -1,10 +1,11 @@
 """make report: what it writes, from which records, and that it writes the same again."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from experiments import declaration, report, runner
+from experiments import claims, declaration, report, runner
 from experiments.__main__ import main
 from experiments.claims import CLAIMS
 from tests.reporting.records import make_record
@@ -43,7 +44,10 @@ def test_the_report_holds_what_has_run_and_names_what_has_not(results: Path) -> 
     assert "`make figure7`" in waiting
     assert "make figure6" not in waiting
     assert "quickstart" not in text
-    for target in ("figures/figure6.png", "figures/figure6.svg", "tables/figure6.csv"):
+    for target in (
+        *("figures/figure6.png", "figures/figure6.svg"),
+        *("tables/figure6.csv", "tables/figure6.tex"),
+    ):
         assert f"({target})" in text
         assert (results / target).stat().st_size > 0
 
@@ -56,6 +60,38 @@ def test_rebuilt_from_the_same_records_it_is_the_same(results: Path) -> None:
             path.unlink()
     report.rebuild()
     assert contents(results) == before
+
+
+def test_the_prose_is_computed_from_the_records(results: Path) -> None:
+    text = report.rebuild().read_text()
+    assert "rests on 1 finished training run of " in text
+    assert "MNIST: 1 run of 4 epochs, 1 seed" in text
+    assert (
+        "Of the paper's 21 claims: 0 reproduced, 0 not reproduced, 0 undecided, 21 not run" in text
+    )
+    section = text.partition("## Figure 6")[2].partition("\n## ")[0]
+    assert "The paper claims: the objective is robust in L" in section
+    assert "Not run: C9." in section
+    assert "On MNIST L = 10 ends with a training objective of 0.2500" in section
+    assert "`make figure6` runs what is missing" in section
+
+
+def test_the_page_shows_the_same_and_its_links_lead_somewhere(results: Path) -> None:
+    report.rebuild()
+    html = (results / "index.html").read_text()
+    for claim in CLAIMS:
+        assert f'<tr id="{claim.id}">' in html
+    targets = set(re.findall(r'href="(?!#|data:)([^"]+)"', html))
+    assert any(target.startswith("runs/mnist/bpgrad/seed0-") for target in targets)
+    assert {target for target in targets if not (results / target).exists()} == set()
+
+
+def test_every_claim_names_an_experiment_that_it_is_about_or_is_a_composite() -> None:
+    seen = {id for name in declaration.names() for id in claims.about([name])}
+    assert {"C9", "C10", "C16", "C18", "C21"} <= seen
+    assert claims.about(["figure6"]) == ["C9"]
+    assert claims.about(["smoothing", "loop"]) == ["C4", "C5"]
+    assert claims.about(["quickstart"]) == []
 
 
 def test_records_are_not_touched(results: Path) -> None:
@@ -85,5 +121,6 @@ def test_every_claim_has_its_verdict_on_the_page_and_on_the_screen(
         assert f"| **{claim.id}** {claim.text} |" in page
         assert f" {claim.id} " in screen
     assert (
-        "| not run | Not run: needs figure6 on mnist: L = 15 (2 of 4 epochs done), L = 20," in page
+        "| – not run | Not run: needs figure6 on mnist: L = 15 (2 of 4 epochs done), L = 20,"
+        in page
     )

@@ -112,7 +112,8 @@ def test_the_report_has_a_section_of_each_study(folder: Path) -> None:
     assert "\n- Figure 99: A toy: `make toy`\n" in page.read_text().partition("Not run yet")[2]
     main(["toy"])
     text = page.read_text() if page == report.rebuild() else ""
-    assert "## Figure 99: A toy\n\n`make toy`\n\nThe text.\n\n![Toy](figures/toy.png)\n" in text
+    again = "`make toy` computes and builds it again."
+    assert f"## Figure 99: A toy\n\n{again}\n\nThe text.\n\n![Toy](figures/toy.png)\n" in text
     assert "Not run yet" not in text
     assert "Beyond the paper" not in text
 

@@ -1,0 +1,46 @@
+"use strict";
+
+// A click on a column's heading, or Enter on it, sorts the table: up, down, as it was.
+const NEXT = { none: "ascending", ascending: "descending", descending: "none" };
+
+function valueOf(row, column) {
+  const cell = row.cells[column];
+  const text = (cell.dataset.value ?? cell.textContent).trim().replace("−", "-");
+  const number = Number.parseFloat(text);
+  return /^[-+]?[\d.]/.test(text) && !Number.isNaN(number) ? number : text;
+}
+
+function compare(one, other) {
+  const numbers = [typeof one === "number", typeof other === "number"];
+  if (numbers[0] && numbers[1]) return one - other;
+  if (numbers[0] !== numbers[1]) return numbers[0] ? -1 : 1; // words after numbers
+  return one.localeCompare(other, "en", { numeric: true });
+}
+
+function sortBy(table, column, order) {
+  const body = table.tBodies[0];
+  const rows = [...body.rows].sort((one, other) => one.dataset.index - other.dataset.index);
+  if (order !== "none") {
+    const sign = order === "ascending" ? 1 : -1;
+    rows.sort((one, other) => sign * compare(valueOf(one, column), valueOf(other, column)));
+  }
+  body.append(...rows);
+}
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  [...table.tBodies[0].rows].forEach((row, index) => { row.dataset.index = index; });
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.title = "sort by this column";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const order = NEXT[head.getAttribute("aria-sort") ?? "none"];
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      if (order !== "none") head.setAttribute("aria-sort", order);
+      sortBy(table, column, order);
+    });
+  });
+}
