@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.records.files import write_text
 from bpgrad.training.config import solver_spec
-from experiments import own_solver, runner, tuning
+from experiments import forecast, own_solver, runner, tuning
 from experiments.declaration import Experiment
 from experiments.runner import Plan
 
@@ -39,10 +38,13 @@ def reproduce(
     scale: str = "paper",
     overrides: Sequence[str] = (),
     train: bool = True,
+    jobs: int = 1,
+    dry_run: bool = False,
 ) -> None:
     """Do what is missing of the experiment with the solvers in `files`, and show all of it.
 
-    With `tune`, the solvers added (or every one) are tuned first. Raises ConfigError before
+    With `tune`, the solvers added (or every one) are tuned first. With `dry_run`, only say what
+    would be done, before the tuned settings are known. Raises ConfigError before
     anything is trained, BPGradError at the end if a run failed.
     """
     if tune is not None and not (files or tune.everyone):
@@ -55,13 +57,21 @@ def reproduce(
     for label in labels:
         own_solver.try_out(solver_spec(next(cfg for run, cfg in plan.runs if run.solver == label)))
     failed = 0
+    if dry_run and tune is None:
+        print("\n".join(forecast.lines(plan.name, plan.runs, jobs)))
+        return
     scores: list[tuning.Score] = []
     if tune is not None:
         ranges = tuning.ranges_of(experiment, labels, everyone=tune.everyone)
         seed = (*seeds, *experiment.seeds)[0]
         trials = tuning.trials(experiment, plan, ranges, tune.trials, tune.epochs, seed, overrides)
+        trial_runs = tuple((trial.run, trial.cfg) for trial in trials)
+        if dry_run:
+            print("\n".join(forecast.lines(f"{plan.name}, tuning", trial_runs, jobs)))
+            print("\n".join(forecast.lines(f"{plan.name}, before tuning", plan.runs, jobs)))
+            return
         if train:
-            runner.execute(replace(plan, runs=tuple((trial.run, trial.cfg) for trial in trials)))
+            runner.execute(replace(plan, runs=trial_runs), jobs)
         scores = tuning.scores(trials)
         failed = sum(not score.done for score in scores) if train else 0
         print("\n".join(["", *tuning.lines(scores), ""]), flush=True)
@@ -69,29 +79,35 @@ def reproduce(
             tuning.with_tuned(experiment, scores, tune.trials), name=f"{experiment.name}-tuned"
         )
         plan = runner.prepare(experiment, seeds, scale, overrides)
-    failed += runner.execute(plan) if train else 0
+    failed += runner.execute(plan, jobs) if train else 0
     runner.report(plan)
-    tables = Path(plan.runs[0][1].results_root).parent / "tables"
-    write_text(tables / f"{plan.name}-runs.csv", _runs(plan))
-    print(f"runs    {tables / plan.name}-runs.csv")
-    if tune is not None:
-        path = tables / f"{plan.name}-tuning"
-        write_text(path.with_name(f"{path.name}.csv"), tuning.as_csv(scores))
-        text = tuning.protocol([score.trial for score in scores], tune.trials)
-        text = "\n".join(
-            [f"# {plan.title}", "", text, "", *(f"- {x}" for x in tuning.lines(scores))]
-        )
-        write_text(path.with_name(f"{path.name}.md"), text + "\n")
-        print(f"trials  {path}.md, .csv")
-        if not tune.everyone:
-            print(
-                f"The others have the settings they were given: --tune-all gives each of them "
-                f"{tune.trials} trials too.",
-                file=sys.stderr,
-            )
+    _write(plan, scores, tune)
     if failed:
         raise BPGradError(
-            f"{failed} runs failed; once that is mended, the same command does them again"
+            f"{failed} of {len(scores) + len(plan.runs)} runs failed; once that is mended, the "
+            "same command does them again"
+        )
+
+
+def _write(plan: Plan, scores: Sequence[tuning.Score], tune: Tuning | None) -> None:
+    """Write the list of the runs, and the trials."""
+    tables = Path(plan.runs[0][1].results_root).parent / "tables"
+    path = tables / f"{plan.name}-runs.csv"
+    write_text(path, _runs(plan))
+    print(f"runs    {path}")
+    if tune is None:
+        return
+    path = tables / f"{plan.name}-tuning.md"
+    write_text(path.with_suffix(".csv"), tuning.as_csv(scores))
+    protocol = tuning.protocol([score.trial for score in scores], tune.trials)
+    lines = [f"# {plan.title}", "", protocol, "", *(f"- {x}" for x in tuning.lines(scores))]
+    write_text(path, "\n".join(lines) + "\n")
+    print(f"trials  {path}, .csv")
+    if not tune.everyone:
+        print(
+            "The others have the settings they were given: --tune-all gives each of them "
+            f"{tune.trials} trials too.",
+            flush=True,
         )
 
 
