@@ -1,0 +1,97 @@
+"""LIPO and AdaLIPO (Malherbe and Vayatis, 2017), for minimisation."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+#: Uniform candidates drawn at a time, and at most until a potential minimiser must be among them.
+BATCH = 256
+MOST_CANDIDATES = 2**17
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The samples in order: ``x`` (T, D) and ``f`` (T,)."""
+
+    x: Array
+    f: Array
+
+
+def minimize_adalipo(
+    fun: Callable[[Array], float],
+    bounds: ArrayLike,
+    *,
+    max_evals: int,
+    seed: int,
+    lipschitz: float | None = None,
+    explore: float = 0.1,
+    target: float = -math.inf,
+) -> Sampled:
+    """Sample uniformly among the points that may still be minimisers (AdaLIPO, or LIPO).
+
+    With probability p = ``explore`` a sample is uniform on the box. Otherwise it is uniform on the
+    potential minimisers, the x with max_i {f_i − k̂ ‖x − x_i‖} ≤ min_i f_i, by rejection. k̂ is the
+    smallest (1 + α)^i, i an integer, α = 0.01/D, that is no less than any slope between two
+    samples: the published rule, grid and p. If no candidate of `MOST_CANDIDATES` is left over, the
+    best of them is taken, the one with the lowest max_i.
+
+    Args:
+        fun: f, of an array (D,).
+        bounds: (D, 2).
+        max_evals: number of evaluations.
+        seed: of all draws.
+        lipschitz: a known L. Then it is LIPO: no exploration, k̂ = L.
+        explore: p.
+        target: stop as soon as f ≤ target.
+    """
+    box = np.asarray(bounds, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    low, sides = box[:, 0], box[:, 1] - box[:, 0]
+    dim = len(low)
+    grid = math.log1p(0.01 / dim)
+    x, f = np.empty((max_evals, dim)), np.empty(max_evals)
+    k, slope = lipschitz or 0.0, 0.0
+    n = 0
+    while n < max_evals:
+        uniform = n == 0 or (lipschitz is None and (k == 0.0 or rng.random() < explore))
+        if uniform:
+            x[n] = low + sides * rng.random(dim)
+        else:
+            x[n] = _potential_minimiser(rng, low, sides, x[:n], f[:n], k)
+        f[n] = fun(x[n])
+        if lipschitz is None and n > 0:
+            distances = np.linalg.norm(x[:n] - x[n], axis=1)
+            apart = distances > 0
+            rises = np.abs(f[:n] - f[n])[apart] / distances[apart]
+            if len(rises) and rises.max() > slope:
+                slope = float(rises.max())
+                k = math.exp(grid * math.ceil(math.log(slope) / grid))
+        n += 1
+        if f[n - 1] <= target:
+            break
+    return Sampled(x[:n], f[:n])
+
+
+def _potential_minimiser(
+    rng: np.random.Generator, low: Array, sides: Array, x: Array, f: Array, k: float
+) -> Array:
+    best, best_bound = low, math.inf
+    for _ in islice(iter(int, 1), MOST_CANDIDATES // BATCH):
+        candidates = low + sides * rng.random((BATCH, len(low)))
+        # max_i {f_i − k‖x − x_i‖}; the largest values rule out most candidates.
+        square = np.zeros((BATCH, len(x)))
+        for c, s in zip(candidates.T, x.T, strict=True):
+            square += (c[:, None] - s) ** 2
+        bounds = (f - k * np.sqrt(square)).max(axis=1)
+        accepted = np.flatnonzero(bounds <= f.min())
+        if len(accepted):
+            return np.asarray(candidates[accepted[0]])
+        if bounds.min() < best_bound:
+            best, best_bound = candidates[bounds.argmin()], float(bounds.min())
+    return best
