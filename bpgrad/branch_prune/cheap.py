@@ -68,7 +68,7 @@ def minimize_cheap(
     Returns:
         A result with ``x``, ``fun`` (the best sample), ``nfev``, ``ngev``, ``nit``, ``success``
         (whether the target was met), ``message``, ``loop`` (indices of the two samples that meet,
-        or None), and the trajectory: ``path`` (T, D), ``values`` (T,), ``gradients`` (T, D),
+        or None), and the trajectory: ``path`` (T, D), ``path_values`` (T,), ``gradients`` (T, D),
         ``directions`` (T, D), the unit vectors d_t, ``steps`` (T,), the η_t, and ``f_min`` (T,).
 
     Raises:
@@ -131,7 +131,7 @@ def minimize_cheap(
         message=message,
         loop=loop,
         path=samples.x.copy(),
-        values=values,
+        path_values=values,
         gradients=samples.g.copy(),
         directions=np.array(directions),
         steps=np.array(steps),
