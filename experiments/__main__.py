@@ -25,6 +25,7 @@ resumed, so the same command may be given again at any time.
   python -m experiments report                   all tables and figures again, from the records
   python -m experiments quickstart               all solvers on the embedded digits
   python -m experiments figure7 --seeds 0,1,2    with several seeds
+  python -m experiments figure7 --dry-run        what it would run, and how long that takes
   python -m experiments figure7 --show           what is recorded so far
   python -m experiments figure7 --scale smoke    the same code path in a minute; no results
   python -m experiments figure7 --add my.yaml    with a solver of your own beside the others
@@ -117,14 +118,25 @@ def _reproduce_with_own(experiment: Experiment, options: argparse.Namespace) -> 
         scale=options.scale,
         overrides=options.set,
         train=not options.show,
+        jobs=options.jobs,
+        dry_run=options.dry_run,
     )
 
 
 def _reproduce_experiment(experiment: Experiment, options: argparse.Namespace) -> None:
     from experiments import runner
 
+    if options.dry_run and experiment.needs:
+        count = len(list(experiment.runs(options.seeds)))
+        print(f"{experiment.name}: none of {count} runs can start; it needs {experiment.needs}")
+        return
     plan = runner.prepare(experiment, options.seeds, options.scale, options.set)
-    failed = 0 if options.show else runner.execute(plan)
+    if options.dry_run:
+        from experiments import forecast
+
+        print("\n".join(forecast.lines(plan.name, plan.runs, options.jobs)))
+        return
+    failed = 0 if options.show else runner.execute(plan, options.jobs)
     runner.report(plan)
     if failed:
         raise BPGradError(
@@ -140,7 +152,13 @@ def _reproduce_study(study: Study, options: argparse.Namespace) -> None:
         raise ConfigError(f"--add and --tune: {study.name} is a study, not a comparison of solvers")
     if options.scale != "paper":
         raise ConfigError(f"--scale {options.scale}: {study.name} is a study, which has one size")
+    if options.jobs > 1:
+        raise ConfigError(f"--jobs {options.jobs}: {study.name} is a study, which is one process")
     place = studies.place_of(study, options.set)
+    if options.dry_run:
+        state = "is recorded in" if place.recorded else "would be computed into"
+        print(f"{study.name} {state} {place.folder}; no rate is measured of studies")
+        return
     if not options.show:
         studies.run(study, place, options.seeds, options.set)
     print(studies.show(study, place).strip())
@@ -229,8 +247,22 @@ def _add_explain(commands: Any, options: argparse.ArgumentParser) -> None:
 def _own_options(parent: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The options of all experiments, and those on solvers of one's own and tuning."""
     options = argparse.ArgumentParser(add_help=False, parents=[parent])
-    options.add_argument(
+    instead = options.add_mutually_exclusive_group()
+    instead.add_argument(
         "--show", action="store_true", help="train nothing, show what is recorded so far"
+    )
+    instead.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing, say what would run and how long it will take",
+    )
+    options.add_argument(
+        "--jobs",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="runs side by side, each with its share of the cores (default: 1; on one CPU more is "
+        "rarely faster)",
     )
     own = options.add_argument_group("a solver of your own (docs/bring-your-own.md)")
     own.add_argument(

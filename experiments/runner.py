@@ -74,11 +74,15 @@ def prepare(
     return Plan(name, title, experiment.shows, tuple(runs))
 
 
-def execute(plan: Plan) -> int:
-    """Train, resume or skip the runs in turn; the number that failed, each reported on stderr.
+def execute(plan: Plan, jobs: int = 1) -> int:
+    """Train, resume or skip the runs, `jobs` at a time; how many failed, each told on stderr.
 
     Raises Interrupted on Ctrl-C or SIGTERM.
     """
+    if jobs > 1:
+        from experiments import side_by_side
+
+        return side_by_side.execute(plan.runs, jobs)
     from bpgrad.training.progress import say
     from bpgrad.training.trainer import train  # torch starts once all configurations are right
 
