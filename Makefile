@@ -34,17 +34,15 @@ lock: $(READY)  ## resolve pyproject.toml again into requirements.lock
 quickstart: $(READY)  ## compare all solvers on the embedded data set: a table and a figure
 	@$(BIN)/python -m experiments quickstart
 
-.PHONY: figure4
-figure4: $(READY)  ## the paper's Figure 4: step sizes over four epochs
-	@$(BIN)/python -m experiments figure4
+# One target an experiment, and one of it at the reduced scale: make table1, make table1-reduced.
+EXPERIMENTS := $(filter-out quickstart,$(sort $(basename $(notdir $(wildcard experiments/*.yaml)))))
+REDUCED     := $(EXPERIMENTS:%=%-reduced)
 
-.PHONY: figure6
-figure6: $(READY)  ## the paper's Figure 6: various L over four epochs
-	@$(BIN)/python -m experiments figure6
-
-.PHONY: figure7
-figure7: $(READY)  ## the paper's Figure 7: all solvers on MNIST and CIFAR-10 (hours on a CPU; resumable)
-	@$(BIN)/python -m experiments figure7
+.PHONY: $(EXPERIMENTS) $(REDUCED)
+$(EXPERIMENTS): $(READY)
+	@$(BIN)/python -m experiments $@ $(ARGS)
+$(REDUCED): %-reduced: $(READY)
+	@$(BIN)/python -m experiments $* --scale reduced $(ARGS)
 
 .PHONY: verdict
 verdict: $(READY)  ## the paper's claims on one screen, and which of them hold
@@ -89,3 +87,7 @@ clean:  ## delete the environment, caches and checkpoints; never data or results
 .PHONY: help
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\n  make EXPERIMENT   do what is missing of it, then show it; EXPERIMENT is one of\n'
+	@echo $(EXPERIMENTS) | fold -s -w 76 | sed 's/^/    /'
+	@printf '  make EXPERIMENT-reduced     on less data, for fewer epochs: never beside the paper\n'
+	@printf '  ... ARGS="--dry-run"        with any options: python -m experiments figure7 --help\n'
