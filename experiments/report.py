@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +15,7 @@ from rich.text import Text
 from bpgrad.records.files import write_text
 from bpgrad.reporting import document, page, readme
 from bpgrad.reporting.document import Document, JudgedClaim
+from bpgrad.reporting.verdicts import TOO_FEW
 from experiments import claims, declaration, prose, runner, studies
 from experiments.claims import CLAIMS, Evidence
 from experiments.declaration import Experiment, Study
@@ -133,16 +133,26 @@ def judge(evidence: Evidence) -> tuple[JudgedClaim, ...]:
 
 
 def show_verdicts(console: Console) -> None:
-    """Print every claim: green, red or grey, with what decides it."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("claim", no_wrap=True)
-    table.add_column("verdict")
-    table.add_column("what it says, and what decides it")
-    for claim in judge(read().evidence):
-        color = "bright_black" if claim.color == document.GREY else claim.color
-        says = Text(f"{claim.text}. ").append(claim.verdict.sentence, style="dim")
-        table.add_row(claim.id, Text(claim.outcome, style=color), says)
+    """Print every claim: green, red or grey, with the numbers that decide it, on one screen."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    judged = judge(read().evidence)
+    for claim in judged:
+        verdict, color = claim.verdict, _screen_color(claim)
+        needs = "" if verdict.needed is None else f" Needs {verdict.needed} seeds."
+        why = verdict.sentence.removesuffix(TOO_FEW).strip()
+        says = Text(f"{claim.text}. ").append(f"{why}{needs}", style="dim")
+        words = f"{document.SIGNS[verdict.outcome]} {verdict.outcome}"
+        table.add_row(Text(claim.id, style=color), Text(words, style=color), says)
     console.print(table)
+    if any(claim.verdict.sentence.endswith(TOO_FEW) for claim in judged):
+        console.print(f"\n{TOO_FEW}", style="dim", highlight=False)
+
+
+def _screen_color(claim: JudgedClaim) -> str:
+    return "bright_black" if claim.color == document.GREY else claim.color
 
 
 def _section(found: Found, judged: Sequence[JudgedClaim]) -> document.Section:

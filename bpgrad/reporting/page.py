@@ -274,7 +274,7 @@ def _details(claim: JudgedClaim) -> str:
         for n in verdict.numbers
     )
     return (
-        f"<details><summary>How it is decided, and {len(verdict.numbers)} numbers</summary>{rule}"
+        f"<details><summary>How it is decided, and the numbers</summary>{rule}"
         f'{_scroll("Numbers")}<table class="numbers sortable"><thead><tr><th>number</th>'
         f"<th>value</th><th>n</th></tr></thead><tbody>{rows}</tbody></table></div></details>"
     )

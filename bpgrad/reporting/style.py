@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-TASK_TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+TASK_TITLES = {
+    "digits": "Digits",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "imagenet": "ImageNet",
+    "imagenette": "Imagenette",
+    "voc_detection": "VOC 2007 detection",
+    "voc_segmentation": "VOC 2011 segmentation",
+}
 
 
 @dataclass(frozen=True)

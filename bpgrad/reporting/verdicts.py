@@ -20,6 +20,8 @@ from enum import StrEnum
 
 from bpgrad.reporting.statistics import MIN_SEEDS, BySeed, PairedTest, holm, paired_test, summarise
 
+TOO_FEW = f"Nothing is decided below {MIN_SEEDS} seeds."
+
 
 class Outcome(StrEnum):
     """What a verdict says."""
@@ -179,7 +181,7 @@ def decide(inequalities: Sequence[Inequality], planned: Collection[int]) -> Verd
         f"{len(open_)} of {len(tests)} open: {inequalities[k].text}, difference {_words(tests[k])}."
     )
     if n < MIN_SEEDS:
-        sentence += f" Nothing is decided below {MIN_SEEDS} seeds."
+        sentence += f" {TOO_FEW}"
     return Verdict(
         Outcome.UNDECIDED, sentence, tuple(numbers), n, _needed(tests, n), leaning=leaning
     )
