@@ -261,8 +261,8 @@ def _own_options(parent: argparse.ArgumentParser) -> argparse.ArgumentParser:
         type=_positive,
         default=1,
         metavar="N",
-        help="runs side by side, each with its share of the cores (default: 1; on one CPU more is "
-        "rarely faster)",
+        help="runs side by side, each with its share of the cores (default: 1; on one CPU more "
+        "gain little)",
     )
     own = options.add_argument_group("a solver of your own (docs/bring-your-own.md)")
     own.add_argument(
