@@ -20,6 +20,8 @@ from bpgrad.training.identity import describe, run_name
 from experiments.declaration import Experiment, PlannedRun, refuse_overrides
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from bpgrad.reporting.runs import Comparison
 
 
@@ -132,22 +134,36 @@ def gather(plan: Plan) -> list[Comparison]:
 
 def write(plan: Plan, comparisons: Sequence[Comparison]) -> tuple[Path, Path]:
     """Write table and figure beside the runs' folder; their paths, without the suffixes."""
-    from bpgrad.reporting import certificate, curves, tables
+    from bpgrad.reporting import curves, latex, tables
+    from experiments.printed import printed
 
     results = Path(plan.runs[0][1].results_root).parent
     table = results / "tables" / plan.name
     figure = results / "figures" / plan.name
-    write_text(table.with_suffix(".csv"), tables.as_csv(comparisons))
-    write_text(table.with_suffix(".md"), tables.as_markdown(plan.title, comparisons))
-    if plan.shows == "epochs":
-        drawing = curves.draw(plan.title, comparisons)
-    elif plan.shows == "certificate":
-        drawing = certificate.draw(plan.title, comparisons)
-    else:
-        drawing = curves.draw_steps(plan.title, comparisons, plan.shows)
+    paper, title = printed(plan.name), plan.title
+    write_text(table.with_suffix(".csv"), tables.as_csv(comparisons, paper))
+    write_text(table.with_suffix(".md"), tables.as_markdown(title, comparisons, paper))
+    write_text(table.with_suffix(".tex"), latex.as_latex(plan.name, title, comparisons, paper))
+    drawing = _draw(plan, comparisons)
     for suffix in (".svg", ".png"):
         curves.save(drawing, figure.with_suffix(suffix))
     return table, figure
+
+
+def _draw(plan: Plan, comparisons: Sequence[Comparison]) -> Figure:
+    from bpgrad.reporting import certificate, curves, outcomes
+
+    match plan.shows:
+        case "epochs":
+            return curves.draw(plan.title, comparisons)
+        case "certificate":
+            return certificate.draw(plan.title, comparisons)
+        case "variants":
+            return outcomes.draw_variants(plan.title, comparisons)
+        case "sweep":
+            return outcomes.draw_sweep(plan.title, comparisons)
+        case column:
+            return curves.draw_steps(plan.title, comparisons, column)
 
 
 def report(plan: Plan) -> None:
@@ -158,13 +174,14 @@ def report(plan: Plan) -> None:
     from rich.console import Console
 
     from bpgrad.reporting import tables
+    from experiments.printed import printed
 
     comparisons = gather(plan)
     if not any(run.finished for comparison in comparisons for run in comparison.runs):
         raise BPGradError(f"{plan.name}: no run has finished, so there is nothing to show")
     table, figure = write(plan, comparisons)
-    tables.show(plan.title, comparisons, Console())
-    print(f"\ntable   {table}.md, .csv\nfigure  {figure}.svg, .png", flush=True)
+    tables.show(plan.title, comparisons, Console(), printed(plan.name))
+    print(f"\ntable   {table}.md, .csv, .tex\nfigure  {figure}.svg, .png", flush=True)
 
 
 def _compose(run: PlannedRun, overrides: Sequence[str]) -> Config:
