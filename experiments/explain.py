@@ -259,14 +259,14 @@ def _describe(run: RunValue) -> Iterator[str]:
     yield f"    value     {run.value!r} ({run.epochs} epochs)"
     yield f"    config    {run.directory / 'config.yaml'}"
     for start in meta.get("starts", []):
-        machine, sha = start["machine"], start["git_sha"] or "outside a checkout"
         state = "uncommitted changes" if start["git_dirty"] else "clean"
+        commit = f"{start['git_sha']} ({state})" if start["git_sha"] else "not in a checkout"
         where = f"from epoch {start['epoch']}" + (
             f", iteration {start['iteration']}" if start["iteration"] else ""
         )
         yield f"    started   {start['time']}, {where}"
-        yield f"    commit    {sha} ({state})"
-        yield f"    device    {_device(machine)}"
+        yield f"    commit    {commit}"
+        yield f"    device    {_device(start['machine'])}"
         versions = ", ".join(f"{k} {v}" for k, v in start["versions"].items() if v)
         yield f"    versions  {versions}"
     for word, key in (("weights", "initial_weights"), ("order", "batch_order")):

@@ -12,6 +12,7 @@ Everything else is as in `configs/solver/*.yaml`. Modules are also looked for be
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import io
@@ -147,8 +148,7 @@ def try_out(spec: SolverSpec) -> None:
 def _resolve(path: Path, text: str) -> tuple[str, dict[str, str]]:
     """The class as package.module.Name, and its file's sha256 if it is from outside."""
     folder = path.resolve().parent
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))  # last: it must not hide an installed module
+    _look_in(folder)
     key = f"{path}: optimizer"
     file, colon, name = text.rpartition(":")
     try:
@@ -175,24 +175,19 @@ def _resolve(path: Path, text: str) -> tuple[str, dict[str, str]]:
 
 def _load_file(file: Path) -> ModuleType:
     """The module in a file, importable by the file's name from now on."""
-    name = file.stem
     if not file.is_file():
         raise ConfigError(f"{file}: no such file")
-    if not name.isidentifier():
+    if not file.stem.isidentifier():
         raise ConfigError(f"{file}: cannot be a module's name; use letters, digits and _")
-    known = sys.modules.get(name)
-    if known is not None:
-        if Path(getattr(known, "__file__", None) or "").resolve() == file.resolve():
-            return known
-        raise ConfigError(f"{file}: another module is called {name}; rename the file")
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{file}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    _look_in(file.resolve().parent)
+    found = importlib.util.find_spec(file.stem)
+    if found is None or Path(found.origin or "").resolve() != file.resolve():
+        raise ConfigError(f"{file}: another module is called {file.stem}; rename the file")
+    return importlib.import_module(file.stem)
+
+
+def _look_in(folder: Path) -> None:
+    """Let modules be imported from a folder too, last: it must not hide an installed one."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    importlib.invalidate_caches()

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.training import trainer
 from bpgrad.training.config import CONFIG_DIR, load, solver_spec
 from experiments import declaration, tuning
-from experiments.__main__ import main
+from experiments.__main__ import _parser, main
 
 DECLARATION = """\
 title: A comparison
@@ -217,6 +219,7 @@ def test_a_trial_that_diverges_is_a_trial_that_lost(
         ("name: mine\noptimizer: torch.optim.NAdm", (), "cannot be imported"),
         ("name: mine\noptimizer: nothing.at.All", (), "cannot be imported"),
         ("name: mine\noptimizer: nothing.py:All", (), "no such file"),
+        ("name: mine\noptimizer: json.py:All", (), "another module is called json"),
         ("name: mine\noptimizer: faulty.py:All", (), "optimizer=faulty.py:All: SyntaxError"),
         ("name: mine\noptimizer: json.JSONDecoder", (), "not a torch.optim.Optimizer"),
         ("name: mine\noptimizer: abstract.py:Needy", (), "solver.strength: required by Needy"),
@@ -251,6 +254,7 @@ def test_wrong_input_is_one_line_before_anything_trains(
     folder: Path, text: str, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder, "faulty.py", "class All(:\n")
+    write(folder, "json.py", "class All: ...\n")
     write(
         folder,
         "abstract.py",
@@ -326,3 +330,29 @@ def test_a_task_without_a_holdout_refuses_to_tune(
     monkeypatch.setattr(tuning, "task_class", lambda cfg: lambda context: None)
     with pytest.raises(ConfigError, match="the task digits has no option holdout"):
         run(folder, "--add", str(write(folder, "nadam.yaml", NADAM)), "--tune", "2")
+
+
+def test_what_the_page_shows_can_be_typed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its YAML is read, and its commands are parsed; the first one runs, smaller."""
+    page = (CONFIG_DIR.parent / "docs/bring-your-own.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(write(folder, "nadam.yaml", text).parent)
+    commands = re.findall(r"^python -m experiments (.*?)(?: +#.*)?$", page, re.MULTILINE)
+    assert len(commands) == 4
+    monkeypatch.setattr(declaration, "FOLDER", CONFIG_DIR.parent / "experiments")
+    for command in commands:
+        _parser().parse_args(shlex.split(command))
+    small = ["epochs=1", "scale.train_examples=160", "scale.val_examples=50"]
+    main([*shlex.split(commands[0])[:-1], "2", "--scale=smoke", "--set", *small])
+    out = capsys.readouterr().out
+    name = "quickstart-with-nadam-tuned"
+    assert f"{name}-smoke-modified" in out
+    assert name in commands[2]
+    header = next(line for line in page.splitlines() if line.startswith("| solver"))
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == next(
+        [cell.strip() for cell in line.split("|")[1:7]]
+        for line in out.splitlines()
+        if line.startswith("| solver")
+    )
