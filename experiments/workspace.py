@@ -39,7 +39,7 @@ def workspaces(plan: Plan, entity: str, project: str) -> Iterator[ws.Workspace]:
             sections=_sections(task_class(cfg)),
             settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=MOST_LINES),
             runset_settings=ws.RunsetSettings(
-                filters=[ws.Metric("Group") == plan.name, ws.Config("task_name") == task],
+                filters=ws.And(ws.Metric("Group") == plan.name, ws.Config("task_name") == task),
                 groupby=[ws.Config("solver_label")],
                 order=[ws.Ordering(ws.Metric("Name"))],
             ),
