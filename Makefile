@@ -52,6 +52,10 @@ verdict: $(READY)  ## the paper's claims on one screen, and which of them hold
 report: $(READY)  ## rebuild every table, figure and results/README.md from the committed records
 	@$(BIN)/python -m experiments report
 
+.PHONY: publish
+publish: $(READY)  ## send the finished runs and the workspaces to W&B; ARGS="--mode offline" without
+	@$(BIN)/python scripts/publish_wandb.py --workspace $(ARGS)
+
 .PHONY: data
 data: $(READY)  ## download MNIST and CIFAR-10 into $BPGRAD_DATA or ./data, checksums verified
 	$(BIN)/python scripts/get_data.py mnist cifar10
