@@ -151,3 +151,11 @@ def test_solvers_of_your_own_get_styles_of_their_own() -> None:
     assert styles["Adam"] == SOLVER_STYLES["Adam"]
     assert styles["Mine"] != styles["Mine too"]
     assert not {styles["Mine"], styles["Mine too"]} & set(SOLVER_STYLES.values())
+
+
+def test_a_tuned_solver_has_the_colour_of_the_one_as_given() -> None:
+    styles = line_styles(("Mine", "Mine (tuned, 10 trials)", "Adam", "Adam (tuned, 10 trials)"))
+    for given in ("Mine", "Adam"):
+        tuned = styles[f"{given} (tuned, 10 trials)"]
+        assert tuned.color == styles[given].color
+        assert tuned.dashes != styles[given].dashes
