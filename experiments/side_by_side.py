@@ -1,7 +1,8 @@
 """Several runs at a time, each in a process of its own (--jobs).
 
 The parent starts python -m experiments.side_by_side with a run's configuration on its standard
-input, and prints what the child says, line by line, after the run's name.
+input, and prints what the child says, line by line, after the run's name. It holds that input open:
+a child that sees it end has lost its parent, and stops as at a SIGTERM.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from bpgrad.errors import Interrupted
@@ -68,6 +70,7 @@ def execute(runs: Sequence[tuple[PlannedRun, Config]], jobs: int) -> int:
                 continue
             running.remove(child)
             code = child.process.wait()
+            _close_input(child.process)
             if code and guard.received:
                 say(f"{child.run}: {child.error or 'stopped'}")
             elif code:
@@ -106,12 +109,16 @@ def _start(
     child = _Child(run, process)
     threading.Thread(target=_read, args=(child, lines), daemon=True).start()
     assert process.stdin is not None
-    try:
-        with process.stdin as pipe:
-            pipe.write(pickle.dumps(replace(cfg, threads=cfg.threads or threads)))
-    except BrokenPipeError:
-        pass  # it ended at once; its exit code says so
+    with suppress(BrokenPipeError):  # a child that ended at once; its exit code says so
+        process.stdin.write(pickle.dumps(replace(cfg, threads=cfg.threads or threads)))
+        process.stdin.flush()
     return child
+
+
+def _close_input(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # what it did not read any more
+        process.stdin.close()
 
 
 def _read(child: _Child, lines: queue.SimpleQueue[tuple[_Child, str | None]]) -> None:
@@ -135,9 +142,19 @@ def _reason(code: int) -> str:
 
 def _train() -> None:
     """Train the run whose configuration comes on the standard input."""
+    cfg = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     from bpgrad.training.trainer import train
 
-    train(pickle.load(sys.stdin.buffer))
+    train(cfg)
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the standard input, then stop this process where its run resumes."""
+    # Not sys.stdin: its lock would be held when the interpreter shuts down.
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

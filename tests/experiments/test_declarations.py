@@ -139,14 +139,16 @@ def test_what_waits_for_its_task_says_so_and_runs_once_that_is_there(tmp_path: P
 def test_the_settings_of_tasks_to_come_compose_with_their_solvers() -> None:
     """On the digits in their place, with the settings of configs/paper.yaml set by hand."""
     settings = yaml.safe_load((CONFIG_DIR / "paper.yaml").read_text())
-    for experiment in EXPERIMENTS:
-        for run in experiment.runs([0]) if experiment.needs else ():
-            _, *overrides = run.overrides
-            (solver,) = (o.partition("=")[2] for o in overrides if o.startswith("solver="))
-            chosen = settings[run.task].get(solver, {})
-            at = [f"solver.{key}={value}" for key, value in chosen.items()]
-            cfg = compose(["task=digits", overrides[0], *at, *overrides[1:]])
-            assert cfg.solver["name"] == solver
+    for overrides in {
+        (run.task, *run.overrides[1:])
+        for experiment in EXPERIMENTS
+        for run in (experiment.runs([0]) if experiment.needs else ())
+    }:
+        task, choice, *others = overrides
+        solver = choice.removeprefix("solver=")
+        chosen = settings[task].get(solver, {})
+        at = [f"solver.{key}={value}" for key, value in chosen.items()]
+        assert compose(["task=digits", choice, *at, *others]).solver["name"] == solver
 
 
 def test_the_quickstart_has_every_solver() -> None:
