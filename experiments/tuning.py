@@ -68,13 +68,14 @@ class Score:
 
     @property
     def rank(self) -> tuple[float, ...]:
-        """Smaller is better."""
-        if self.values is None:
-            return (math.inf,)
+        """Smaller is better; a value that is not finite is the worst."""
         metrics = task_class(self.trial.cfg).metrics
-        objective, shown = list(metrics)[:2]
-        sign = -1 if metrics[shown].higher_is_better else 1
-        return sign * self.values[shown], self.values[objective]
+        found = []
+        for name in (list(metrics)[1], "objective"):
+            value = math.nan if self.values is None else self.values[name]
+            signed = -value if metrics[name].higher_is_better else value
+            found.append(signed if math.isfinite(signed) else math.inf)
+        return tuple(found)
 
 
 def suite_ranges() -> dict[str, Ranges]:

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bpgrad.data.order import holdout_split
+from bpgrad.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -43,6 +46,20 @@ class ImageSet:
     def take(self, n: int) -> Self:
         """The first `n` images, at most all, sharing memory with this set."""
         return type(self)(self.images[:n], self.labels[:n])
+
+    def hold_out(self, part: float) -> tuple[Self, Self]:
+        """The images to train on, and a `part` of all in their place to validate on (copies).
+
+        Raises ConfigError if one of the two would be empty.
+        """
+        sets = holdout_split(len(self), part) if 0 < part < 1 else ()
+        if not sets or not all(map(len, sets)):
+            raise ConfigError(
+                f"task.holdout={part}: must be a part of the {len(self)} training examples, 0.1 "
+                "for a tenth of them"
+            )
+        kept, held = (type(self)(*self.batch(indices)) for indices in sets)
+        return kept, held
 
     def to(self, device: torch.device | str) -> Self:
         """The same set on `device`."""

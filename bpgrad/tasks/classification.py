@@ -20,8 +20,7 @@ EVAL_BATCH = 500
 class Classification:
     """What the three data sets share: the whole set lies on the device, preprocessed.
 
-    With `holdout` above 0 that part of the training images is not trained on but is the validation
-    set, in the place of the test images: for choosing settings.
+    `holdout`, a part of the training images, takes the place of the test images: for tuning.
     """
 
     metrics: Mapping[str, Metric] = {
@@ -36,7 +35,7 @@ class Classification:
     ) -> None:
         train = train.take(context.train_examples or len(train))
         if holdout:
-            train, val = _hold_out(train, holdout)
+            train, val = train.hold_out(holdout)
         val = val.take(context.val_examples or len(val))
         if context.batch_size > len(train):
             raise ConfigError(
@@ -103,18 +102,6 @@ class Classification:
         if not mirror:
             return [False] * batches
         return order.mirror_coins(batches, self.context.seed, epoch, phase).tolist()
-
-
-def _hold_out(train: ImageSet, part: float) -> tuple[ImageSet, ImageSet]:
-    """The training images without a part of them, and that part."""
-    sets = order.holdout_split(len(train), part) if 0 < part < 1 else ()
-    if not sets or not all(map(len, sets)):
-        raise ConfigError(
-            f"task.holdout={part}: must be a part of the {len(train)} training examples, 0.1 for a "
-            "tenth of them"
-        )
-    kept, held = (ImageSet(*train.batch(indices)) for indices in sets)
-    return kept, held
 
 
 class Digits(Classification):

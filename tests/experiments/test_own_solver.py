@@ -17,6 +17,7 @@ from bpgrad.training import trainer
 from bpgrad.training.config import CONFIG_DIR, load, solver_spec
 from experiments import declaration, tuning
 from experiments.__main__ import _parser, main
+from experiments.declaration import Solver
 
 DECLARATION = """\
 title: A comparison
@@ -211,6 +212,22 @@ def test_a_trial_that_diverges_is_a_trial_that_lost(
     assert err.startswith("error: digits  wild, trial 2 of 2  seed 0: ")
     assert err.count("\n") == 1
     assert "--tune-all gives each of them 2 trials too" in out
+
+
+def test_a_trial_that_ends_in_nan_never_wins() -> None:
+    cfg = load(["task=digits"])
+    trial = tuning.Trial("digits", Solver("Mine", ("solver=sgd",)), 1, (), None, cfg)  # type: ignore[arg-type]
+    values = [(math.nan, 1.0), (5.0, math.nan), (5.0, 2.0), (5.0, 1.0), (7.0, 0.1)]
+    scores = [
+        tuning.Score(trial, {"top1_error": error, "objective": objective}, done=True)
+        for error, objective in values
+    ]
+    scores.append(tuning.Score(trial, None, done=True))
+    for order in (scores, scores[::-1]):
+        assert tuning.best(order)[("digits", "Mine")].values == {
+            "top1_error": 5.0,
+            "objective": 1.0,
+        }
 
 
 @pytest.mark.parametrize(
