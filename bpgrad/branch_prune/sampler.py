@@ -4,18 +4,19 @@ from typing import Protocol
 
 import numpy as np
 
-from bpgrad.branch_prune.cover import Cover, Quadratic
+from bpgrad.branch_prune.arcs import Arcs
+from bpgrad.branch_prune.cover import Cover
 from bpgrad.branch_prune.intervals import envelope_minimum, first_exit, gaps
 from bpgrad.branch_prune.problem import Array, Box
+from bpgrad.branch_prune.ray import Quadratic
 from bpgrad.branch_prune.samples import Samples
 
-#: Eq. 5's minimum is met within this factor minus 1 (two and three dimensions).
-TOLERANCE = 0.1
 #: Boxes that one search may examine before it is given up, by dimension.
-BUDGET = {1: 0, 2: 10**7, 3: 10**6}
-BUDGET_BEYOND = 10**4
-#: From this dimension on, random points come before the boxes.
-RANDOM_FROM = 4
+BUDGET = {2: 10**9, 3: 3 * 10**5}
+BUDGET_BEYOND = 3 * 10**4
+#: Boxes with which a bound is improved at the end of a search that was cut short.
+BUDGET_OF_BOUND = 3 * 10**4
+#: Uniform points that come before the boxes in three and more dimensions.
 RANDOM_POINTS = 512
 #: Relative rounding error that is allowed in a distance, as a multiple of the unit round-off.
 ROUNDING = 64 * np.finfo(np.float64).eps
@@ -37,6 +38,9 @@ class Sampler(Protocol):
 
     def certified(self) -> float:
         """What the samples prove f to be at least, on the whole of X."""
+
+    def weakest(self) -> Point:
+        """Where they prove least, for a search that was given up."""
 
 
 class IntervalSampler:
@@ -90,18 +94,13 @@ class IntervalSampler:
         lower, upper = float(self.box.lower[0]), float(self.box.upper[0])
         return envelope_minimum(self.centres, self.values, self.lipschitz, lower, upper)
 
+    def weakest(self) -> Point:
+        """See `Sampler`; here a search always comes to its end."""
+        raise NotImplementedError
 
-class BoxSampler:
-    """Two and more dimensions: Eq. 12's point, the ray, then the boxes of a `Cover`.
 
-    If Eq. 12's point x_t − r_t d is admissible it solves Eq. 5 exactly, since the measure is at
-    least κr_t² outside the ball around x_t. If not, the first admissible point on the ray is found
-    exactly, and boxes are searched for one whose measure is less by more than the factor
-    1 + `TOLERANCE`; that search is also the fallback when the ray has no admissible point, and
-    finding nothing, it proves X to be covered. In four and more dimensions, where such a search is
-    hopeless, the point on the ray is taken as it is, and the first fallback is the best of
-    `RANDOM_POINTS` uniform points.
-    """
+class _RaySampler:
+    """Two and more dimensions: what both samplers share."""
 
     def __init__(
         self,
@@ -123,47 +122,37 @@ class BoxSampler:
         self.undecided = False
         self.resolution = 0.0
         self.width = ROUNDING * float(np.max(np.abs([box.lower, box.upper])))
-        self.cover = self._new_cover()
+        self.cover: Cover | None = None
 
-    def lower(self, threshold: float, slack: float) -> None:
-        """See `Sampler`."""
-        self.threshold, self.slack = threshold, slack
-        if threshold < self.cover.floor:
-            self.cover = self._new_cover()
-        else:
-            self.cover.update(threshold, slack)
-            self.cover.insert(self.samples.n - 1)
-
-    def next(self, direction: Array) -> Point | None:
-        """See the class."""
-        self.undecided = False
-        origin = self.samples.x[-1]
-        radii = (self.samples.f - self.threshold) / self.lipschitz
-        measure = Quadratic(origin, direction, self.kappa)
-        step, how = self._along_ray(origin, direction, radii)
-        if step is not None and (how == "step" or self.box.dim >= RANDOM_FROM):
-            return step, how
-        found = None if step is None else (measure(step), step)
-        if found is None and self.box.dim >= RANDOM_FROM:
-            point = self._random(measure, radii)
-            if point is not None:
-                return point, "random"
-        budget = BUDGET.get(self.box.dim, BUDGET_BEYOND)
-        found, ended = self.cover.nearest(measure, TOLERANCE, found, budget)
-        self.resolution = self.cover.resolution
-        if found is None:
-            self.undecided = not ended
-            return None
-        return found[1], "ray" if found[1] is step else "search"
+    @property
+    def radii(self) -> Array:
+        """Of the balls, (n,)."""
+        return (self.samples.f - self.threshold) / self.lipschitz
 
     def certified(self) -> float:
         """See `Sampler`."""
-        return self.cover.bound()
+        cover = self.cover or self._new_cover()
+        cover.search(None, BUDGET_OF_BOUND)
+        return cover.bound()
+
+    def weakest(self) -> Point:
+        """See `Sampler`; as far as the boxes go."""
+        assert self.cover is not None
+        return self.cover.weakest(), "box"
 
     def _new_cover(self) -> Cover:
         # Lists that hold while m falls by (1 − ρ)m: longer ones cost more, shorter ones last less.
         floor = self.threshold - (self.samples.f_min - self.threshold)
         return Cover(self.samples, self.box, self.lipschitz, self.threshold, floor, self.slack)
+
+    def _by_boxes(self, measure: Quadratic) -> Point | None:
+        """A point that the subdivision finds; if there is none, whether that is certain."""
+        if self.cover is None:
+            self.cover = self._new_cover()
+        point, ended = self.cover.search(measure, BUDGET.get(self.box.dim, BUDGET_BEYOND))
+        self.resolution = self.cover.resolution
+        self.undecided = point is None and not ended
+        return None if point is None else (point, "search")
 
     def _along_ray(self, origin: Array, direction: Array, radii: Array) -> tuple[Array | None, str]:
         """The first admissible point of the ray from the origin along −d, and how it was found."""
@@ -184,17 +173,97 @@ class BoxSampler:
         how = "step" if exit_at <= radii[-1] + self.width else "ray"
         return self.box.clip(origin - exit_at * direction), how
 
-    def _random(self, measure: Quadratic, radii: Array) -> Array | None:
-        """The admissible point of least measure among some uniform ones; None if none is."""
-        best: tuple[float, Array] | None = None
-        for _ in range(RANDOM_POINTS):
-            point = self.box.uniform(self.rng)
-            value = measure(point)
-            if best is not None and value >= best[0]:
-                continue
-            if np.all(self.samples.distances(point) >= radii):
-                best = (value, point)
-        return None if best is None else best[1]
+
+class PlaneSampler(_RaySampler):
+    """Two dimensions: Eq. 12's point, or the best of the boundary of the removed space.
+
+    If Eq. 12's point x_t − r_t d is admissible it solves Eq. 5 exactly, since the measure is at
+    least κr_t² outside the ball around x_t. If not, the solution is the ray's exit, or a point of
+    the `Arcs`; these have the least to a relative error of 1e-6. When nothing is left of them, the
+    boxes of a `Cover` decide whether X is covered; a point that only they find is taken as it is.
+    """
+
+    arcs: Arcs | None = None
+
+    def lower(self, threshold: float, slack: float) -> None:
+        """See `Sampler`."""
+        fell = threshold < self.threshold
+        self.threshold, self.slack, self.cover = threshold, slack, None
+        if self.arcs is None:
+            return
+        if fell:
+            which = np.concatenate([self.arcs.discs, np.arange(self.arcs.count, self.samples.n)])
+            self.arcs = Arcs(self.samples.x, self.radii, self.box, which)
+        else:
+            self.arcs.add(self.samples.x, self.radii)
+
+    def next(self, direction: Array) -> Point | None:
+        """See the class."""
+        self.undecided = False
+        origin, radii = self.samples.x[-1], self.radii
+        measure = Quadratic(origin, direction, self.kappa)
+        step, how = self._along_ray(origin, direction, radii)
+        if step is not None and (how == "step" or self.kappa == 0.0):
+            return step, how
+        if self.arcs is None:
+            self.arcs = Arcs(self.samples.x, radii, self.box)
+        found = self.arcs.nearest(measure, self.samples.x, radii)
+        if step is not None and (found is None or float(measure.of(step[None])[0]) <= found[0]):
+            return step, how
+        if found is not None:
+            return found[1], "search"
+        return self._by_boxes(measure)
+
+
+class SpaceSampler(_RaySampler):
+    """Three and more dimensions: the ray, spheres near it, random points, then boxes.
+
+    Eq. 12's point is taken if it is admissible, since it solves Eq. 5 exactly. Otherwise the best
+    of the ray's exit and, on the spheres that the ray leaves, the points of least measure; if none
+    of these is admissible, the best of `RANDOM_POINTS` uniform points that are; and then a point
+    that a `Cover` finds. How far these are from the solution of Eq. 5 is not known.
+    """
+
+    def lower(self, threshold: float, slack: float) -> None:
+        """See `Sampler`."""
+        self.threshold, self.slack = threshold, slack
+        if self.cover is None:
+            return
+        if threshold < self.cover.floor:
+            self.cover = None
+        else:
+            self.cover.update(threshold, slack)
+
+    def next(self, direction: Array) -> Point | None:
+        """See the class."""
+        self.undecided = False
+        origin, radii = self.samples.x[-1], self.radii
+        measure = Quadratic(origin, direction, self.kappa)
+        step, how = self._along_ray(origin, direction, radii)
+        if step is not None and (how == "step" or self.kappa == 0.0):
+            return step, how
+        tips, _ = measure.tips(self.samples.x, radii)
+        inside = np.all((tips >= self.box.lower) & (tips <= self.box.upper), axis=1)
+        found = self._best(measure, tips[inside], radii)
+        if step is not None:
+            value = float(measure.of(step[None])[0])
+            if found is None or value <= float(measure.of(found[None])[0]):
+                return step, how
+        if found is not None:
+            return found, "search"
+        uniform = self.rng.uniform(self.box.lower, self.box.upper, (RANDOM_POINTS, self.box.dim))
+        found = self._best(measure, self.box.clip(uniform), radii)
+        if found is not None:
+            return found, "random"
+        return self._by_boxes(measure)
+
+    def _best(self, measure: Quadratic, points: Array, radii: Array) -> Array | None:
+        """The admissible point of least measure; None if none is admissible."""
+        for point in points[np.argsort(measure.of(points), kind="stable")]:
+            # The points lie on spheres, but for rounding.
+            if np.all(self.samples.distances(point) >= radii * (1.0 - 1e-12)):
+                return np.asarray(point)
+        return None
 
 
 def _kappa(gamma: float) -> float:

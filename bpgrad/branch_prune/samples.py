@@ -71,7 +71,7 @@ class History:
         lipschitz: L at that time, (T,); it varies only if it is estimated.
         how: how the point was found, (T,): ``"first"``, ``"step"`` (Eq. 12's own point, which is
             then the exact solution of Eq. 5), ``"ray"`` (farther along the ray), ``"search"`` (off
-            the ray), ``"random"``.
+            the ray), ``"random"``, ``"box"`` (where least was proved, and not outside all balls).
         coverings: one row each time X was found covered, (K, 4): number of samples, ρ, m, and the
             lower bound which that certifies.
         offset: what was added to f.

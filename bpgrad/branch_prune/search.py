@@ -20,7 +20,7 @@ from bpgrad.branch_prune.problem import (
     starting_point,
     unit_direction,
 )
-from bpgrad.branch_prune.sampler import BoxSampler, IntervalSampler, Sampler
+from bpgrad.branch_prune.sampler import IntervalSampler, PlaneSampler, Sampler, SpaceSampler
 from bpgrad.branch_prune.samples import History, Samples
 
 #: The part of ε that a covering may lose to rounding and resolution, by dimension.
@@ -48,8 +48,7 @@ class Status(IntEnum):
     LIPSCHITZ_VIOLATED = 3  #: samples or a gradient contradict the given L
     CALLBACK = 4  #: the callback raised StopIteration
     ESTIMATED = 5  #: gap ≤ eps if the estimated L is one
-    UNDECIDED = 6  #: no uncovered point was found, nor was it proved that there is none
-    PRECISION = 7  #: the gap is at the level of rounding errors
+    PRECISION = 6  #: the gap is at the level of rounding errors
 
 
 class _Schedule:
@@ -115,11 +114,13 @@ def minimize(
     open balls that is nearest, in the sense of Eq. 5, to a step from the latest sample against its
     gradient. When the closed balls cover the box, ρm is a lower bound of f, and ρ is raised.
 
-    In one dimension all of this is exact up to rounding. In more, Eq. 5 is solved to within a
-    factor of 1.1 (from four dimensions on, to no stated tolerance), and covering is decided by
-    subdivision of the box, to the ``resolution`` that the result reports; what the resolution
-    costs is taken off the lower bound. Certificates can be expected in one and two dimensions and
-    hoped for in three.
+    In one dimension all of this is exact up to rounding. In two, Eq. 5 is solved to a relative
+    error of 1e-6; from three on, its solution is approximated by the best of some admissible points
+    on and near the ray, and to no stated tolerance. Covering is decided by subdivision of the box,
+    to the ``resolution`` that the result reports; what the resolution costs is taken off the lower
+    bound. From three dimensions on the subdivision may be given up, which certifies nothing: ρ is
+    raised, and at the last ρ the point is sampled where least is proved. Certificates can be
+    expected in one and two dimensions and hoped for in three.
 
     Args:
         fun: f; takes an array of shape (D,), returns a number, and f + offset ≥ 0 on the box.
@@ -302,7 +303,11 @@ class _Search:
                     return Status.ESTIMATED
                 return self._cut()
         if not self.schedule.raise_rho(m):
-            return Status.UNDECIDED if undecided else Status.PRECISION
+            if not undecided:
+                return Status.PRECISION
+            # Neither an admissible point nor a covering: sample where least is proved.
+            self._evaluate(*self.sampler.weakest(), rho)
+            return None
         self.nit += 1
         if self.printed and (1.0 - self._rho()) * m <= self.eps:
             return Status.PAPER_RULE
@@ -336,7 +341,8 @@ class _Search:
         threshold = self.schedule.threshold(self.m)
         if self.box.dim == 1:
             return IntervalSampler(self.samples, self.box, self.lipschitz, self.gamma, threshold)
-        return BoxSampler(
+        kind = PlaneSampler if self.box.dim == 2 else SpaceSampler
+        return kind(
             self.samples,
             self.box,
             self.lipschitz,
@@ -423,7 +429,7 @@ class _Search:
         )
 
     def _result(self, status: Status) -> OptimizeResult:
-        if status in (Status.MAX_EVALS, Status.CALLBACK, Status.UNDECIDED):
+        if status in (Status.MAX_EVALS, Status.CALLBACK, Status.PRECISION):
             self._bound_of_envelope()
         estimated = self.bound
         if self.estimates or status == Status.LIPSCHITZ_VIOLATED:
@@ -497,8 +503,6 @@ class _Search:
                 f"gap <= eps if f is Lipschitz with the estimate L = {self.lipschitz:.6g}; "
                 "nothing is certified"
             )
-        if status == Status.UNDECIDED:
-            return f"neither an uncovered point nor a covering was found; gap {gap:.3g}"
         if status == Status.PRECISION:
             return f"gap {gap:.3g} is the least that rounding lets be certified"
         assert self.violation is not None

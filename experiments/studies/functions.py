@@ -172,7 +172,7 @@ def one_ball(slope: float = 0.1) -> Function:
     return Function(
         "one ball",
         lambda x: 1.0 + slope * np.maximum(x[:, 0], 0.0),
-        lambda x: slope * (x >= 0.0),
+        lambda x: np.asarray(slope * (x >= 0.0), dtype=np.float64),
         ((0.0, 1.0),),
         0.5,
         np.array([0.0]),

@@ -287,3 +287,13 @@ def test_a_box_may_be_a_point_or_flat() -> None:
     flat = minimize(shifted, lambda x: np.append(slope(x[:1]), 0), [(0, 1), (2, 2)], 1.0)
     assert flat.success
     assert flat.x[1] == 2.0
+
+
+@pytest.mark.parametrize("dimension", [4, 5])
+def test_in_four_and_five_dimensions_it_goes_on_to_the_limit(dimension: int) -> None:
+    """A subdivision that is given up ends nothing."""
+    f = Cones(3, dimension)
+    found = minimize(f, f.gradient, [(0, 1)] * dimension, 1.0, eps=1e-4, max_evals=120)
+    assert found.nfev == 120 or found.success
+    assert found.lower_bound <= f.minimum
+    assert found.gap == found.fun - found.lower_bound
