@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.records.files import write_text
 from bpgrad.records.run_record import RunRecord
 from bpgrad.training.cli import one_line
-from bpgrad.training.config import Config, load, task_class
+from bpgrad.training.config import Config, check_seed, load, task_class
 from bpgrad.training.identity import describe, run_name
 from experiments.declaration import Experiment, PlannedRun, refuse_overrides
 
@@ -54,14 +55,17 @@ def prepare(
     refuse_overrides(overrides, ("task", "solver", "seed", "scale"), "--set")
     runs = []
     changes: dict[str, None] = {}
+    composed: dict[tuple[str, str], Config] = {}  # Hydra is slow, and a seed changes nothing else
     for run in experiment.runs(seeds):
-        declared = [*run.overrides, f"scale={scale}"]
-        cfg = _compose(run, [*declared, *overrides])
-        runs.append((run, cfg))
-        if overrides:
-            before = dict(_flat(describe(_compose(run, declared))))
-            after = _flat(describe(cfg))
-            changes |= {f"{k}={v}": None for k, v in after if before.get(k, ...) != v}
+        key = run.task, run.solver
+        if key not in composed:
+            declared = [*run.overrides, f"scale={scale}"]
+            composed[key] = _compose(run, [*declared, *overrides])
+            if overrides:
+                before = dict(_flat(describe(_compose(run, declared))))
+                after = _flat(describe(composed[key]))
+                changes |= {f"{k}={v}": None for k, v in after if before.get(k, ...) != v}
+        runs.append((run, _with_seed(composed[key], run)))
     name = experiment.name
     title = f"{experiment.paper}: {experiment.title}" if experiment.paper else experiment.title
     caveats = []
@@ -189,6 +193,14 @@ def _compose(run: PlannedRun, overrides: Sequence[str]) -> Config:
         return load(overrides)
     except (BPGradError, HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{run}: {one_line(error)}") from error
+
+
+def _with_seed(cfg: Config, run: PlannedRun) -> Config:
+    try:
+        check_seed(run.seed)
+    except ConfigError as error:
+        raise ConfigError(f"{run}: {error}") from error
+    return replace(deepcopy(cfg), seed=run.seed)
 
 
 def record_of(cfg: Config) -> RunRecord:

@@ -155,13 +155,18 @@ def parse(composed: DictConfig) -> Config:
     ):
         if value is not None and value < 1:
             raise ConfigError(f"{key}={value}: must be at least 1")
-    if not 0 <= cfg.seed < 2**32:
-        raise ConfigError(f"seed={cfg.seed}: must be from 0 to 2**32 - 1")
+    check_seed(cfg.seed)
     if cfg.checkpoint_minutes < 0:
         raise ConfigError(f"checkpoint_minutes={cfg.checkpoint_minutes}: must not be negative")
     task_class(cfg)
     solver_spec(cfg)
     return cfg
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError for a seed that a 32-bit generator cannot take."""
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed={seed}: must be from 0 to 2**32 - 1")
 
 
 def _refuse_added_keys(composed: DictConfig) -> None:
