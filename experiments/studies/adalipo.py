@@ -3,16 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-#: Uniform candidates drawn at a time, and at most until a potential minimiser must be among them.
-BATCH = 256
+#: Uniform candidates in the first and the largest batch, and in all before one is taken as it is.
+FIRST_BATCH, LARGEST_BATCH = 4, 2048
 MOST_CANDIDATES = 2**17
+#: Samples of the largest values that a batch is held against first; they rule out most.
+HIGHEST = 64
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def minimize_adalipo(
     With probability p = ``explore`` a sample is uniform on the box. Otherwise it is uniform on the
     potential minimisers, the x with max_i {f_i − k̂ ‖x − x_i‖} ≤ min_i f_i, by rejection. k̂ is the
     smallest (1 + α)^i, i an integer, α = 0.01/D, that is no less than any slope between two
-    samples: the published rule, grid and p. If no candidate of `MOST_CANDIDATES` is left over, the
-    best of them is taken, the one with the lowest max_i.
+    samples: the published rule, grid and p. If none of `MOST_CANDIDATES` candidates is left over,
+    the last is taken, so that this sample is uniform on the box.
 
     Args:
         fun: f, of an array (D,).
@@ -81,17 +82,25 @@ def minimize_adalipo(
 def _potential_minimiser(
     rng: np.random.Generator, low: Array, sides: Array, x: Array, f: Array, k: float
 ) -> Array:
-    best, best_bound = low, math.inf
-    for _ in islice(iter(int, 1), MOST_CANDIDATES // BATCH):
-        candidates = low + sides * rng.random((BATCH, len(low)))
-        # max_i {f_i − k‖x − x_i‖}; the largest values rule out most candidates.
-        square = np.zeros((BATCH, len(x)))
-        for c, s in zip(candidates.T, x.T, strict=True):
-            square += (c[:, None] - s) ** 2
-        bounds = (f - k * np.sqrt(square)).max(axis=1)
-        accepted = np.flatnonzero(bounds <= f.min())
-        if len(accepted):
-            return np.asarray(candidates[accepted[0]])
-        if bounds.min() < best_bound:
-            best, best_bound = candidates[bounds.argmin()], float(bounds.min())
-    return best
+    best = float(f.min())
+    order = np.argsort(-f)
+    high, rest = order[:HIGHEST], order[HIGHEST:]
+    batch, drawn = FIRST_BATCH, 0
+    while drawn < MOST_CANDIDATES:
+        candidates = low + sides * rng.random((batch, len(low)))
+        left = candidates[_bounds(candidates, x[high], f[high], k) <= best]
+        if len(left) and len(rest):
+            left = left[_bounds(left, x[rest], f[rest], k) <= best]
+        if len(left):
+            return np.asarray(left[0])
+        drawn += batch
+        batch = min(2 * batch, LARGEST_BATCH)
+    return np.asarray(candidates[-1])
+
+
+def _bounds(points: Array, x: Array, f: Array, k: float) -> Array:
+    """max_i {f_i − k ‖x_i − point‖} at each point, (n,)."""
+    square = np.zeros((len(points), len(x)))
+    for a, b in zip(points.T, x.T, strict=True):
+        square += (a[:, None] - b) ** 2
+    return np.asarray((f - k * np.sqrt(square)).max(axis=1))
