@@ -297,3 +297,29 @@ def test_in_four_and_five_dimensions_it_goes_on_to_the_limit(dimension: int) -> 
     assert found.nfev == 120 or found.success
     assert found.lower_bound <= f.minimum
     assert found.gap == found.fun - found.lower_bound
+
+
+def test_two_samples_that_contradict_L_are_named() -> None:
+    """The gradient says nothing wrong; f is steeper than L in one place only."""
+
+    def f(x: Any) -> float:
+        return 1.0 + 0.1 * float(x[0]) + (0.5 if x[0] > 0.7 else 0.0)
+
+    found = minimize(f, lambda x: [0.1], [(0, 1)], 0.2, x0=[0.0], eps=1e-3, max_evals=2000)
+    assert found.status == Status.LIPSCHITZ_VIOLATED
+    i, j = found.violation
+    x, values = found.history.x[:, 0], found.history.f
+    assert abs(values[i] - values[j]) > 0.2 * abs(x[i] - x[j])
+    assert not found.success
+    assert found.lower_bound == 0.0
+    assert np.all(found.history.lower_bound == 0.0)
+    assert "larger lipschitz" in found.message
+
+
+def test_the_result_of_the_cheap_solver_has_its_trajectory() -> None:
+    """OptimizeResult is a dictionary: a field called values would be hidden by its method."""
+    found = minimize_cheap(shifted, slope, [(0, 1)], 1.0, x0=[0.2], max_evals=5, offset=1.0)
+    assert found.path_values.tolist() == [shifted(x) for x in found.path]
+    assert found.fun == min(found.path_values)
+    for name in found:
+        assert not callable(getattr(found, name)), name
