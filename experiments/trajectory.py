@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.linalg.blas import dsyrk, ssyrk
+from threadpoolctl import threadpool_limits
 from torch.optim import Optimizer
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
@@ -149,11 +150,12 @@ def _gram(rows: list[np.ndarray], dtype: type, origin: np.ndarray | None = None)
     """All inner products of the rows less the origin, block by block of coordinates; (n, n)."""
     product = dsyrk if dtype is np.float64 else ssyrk
     total: np.ndarray = np.zeros((len(rows), len(rows)), dtype, order="F")
-    for start in range(0, len(rows[0]), BLOCK):
-        columns = slice(start, start + BLOCK)
-        block: np.ndarray = np.stack([row[columns] for row in rows]).astype(dtype)
-        if origin is not None:
-            block -= origin[columns].astype(dtype)
-        total = product(1.0, block.T, beta=1.0, c=total, trans=1, overwrite_c=1)
+    with threadpool_limits(torch.get_num_threads()):  # threads=, which BLAS does not know of
+        for start in range(0, len(rows[0]), BLOCK):
+            columns = slice(start, start + BLOCK)
+            block: np.ndarray = np.stack([row[columns] for row in rows]).astype(dtype)
+            if origin is not None:
+                block -= origin[columns].astype(dtype)
+            total = product(1.0, block.T, beta=1.0, c=total, trans=1, overwrite_c=1)
     upper = np.triu(total)
     return upper + np.triu(upper, 1).T
