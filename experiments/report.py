@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bpgrad.records.files import write_text
-from bpgrad.reporting import document, page, readme
+from bpgrad.reporting import document, interactive, page, readme
 from bpgrad.reporting.document import Document, JudgedClaim
 from bpgrad.reporting.verdicts import TOO_FEW
 from experiments import claims, declaration, prose, runner, studies
@@ -106,7 +106,8 @@ def rebuild() -> Path:
             runner.write(found.plan, found.comparisons)
     report = compose(findings)
     write_text(studies.RESULTS / "README.md", readme.render(report))
-    write_text(studies.RESULTS / "index.html", page.render(report, studies.RESULTS))
+    widgets = {"figure1": interactive.widget()}
+    write_text(studies.RESULTS / "index.html", page.render(report, studies.RESULTS, widgets))
     return studies.RESULTS / "README.md"
 
 
