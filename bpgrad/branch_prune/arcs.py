@@ -88,15 +88,16 @@ class Arcs:
         around a part of the ray have such that are minima, just off the place where the ray leaves
         them), or on a side.
         """
-        tips, of = measure.tips(x[self.disc], radii[self.disc])
+        points = self.box.clip(np.concatenate([self.ends.reshape(-1, 2), self._on_sides(measure)]))
+        values = measure.of(points)
+        tips, of = measure.tips(x[self.disc], radii[self.disc], float(values.min(initial=np.inf)))
         away = tips - x[self.disc[of]]
         angle = np.arctan2(away[:, 1], away[:, 0])
         exposed = (self.start[of] <= angle) & (angle <= self.end[of])
-        points = np.concatenate([self.ends.reshape(-1, 2), tips[exposed], self._on_sides(measure)])
+        tips = self.box.clip(tips[exposed])
+        points, values = np.concatenate([points, tips]), np.append(values, measure.of(tips))
         if len(points) == 0:
             return None
-        points = self.box.clip(points)
-        values = measure.of(points)
         best = int(np.argmin(values))
         return float(values[best]), points[best]
 

@@ -39,15 +39,16 @@ class Quadratic:
     def _along(self, p: Array) -> Array:
         return np.where(p > 0.0, self.kappa, 1.0) * p**2
 
-    def tips(self, centres: Array, radii: Array) -> tuple[Array, np.ndarray]:
+    def tips(self, centres: Array, radii: Array, most: float = np.inf) -> tuple[Array, np.ndarray]:
         """Where the measure is least near the ray on spheres that the ray leaves.
 
         Such a point lies in the plane of the ray and the centre, on the far side of the ray from
-        the centre, between the place where the ray leaves the sphere and the sphere's back.
+        the centre, and farther ahead than the centre: the measure must rise away from it.
 
         Args:
             centres: (n, D).
             radii: (n,).
+            most: points where the measure is surely not less than this may be left out.
 
         Returns:
             The points, (k, D), and the numbers of their spheres, (k,).
@@ -56,12 +57,12 @@ class Quadratic:
         ahead = offsets @ self.direction  # the centre's p
         across = ahead[:, None] * self.direction - offsets  # from the ray to the centre
         q = np.sqrt(np.einsum("ij,ij->i", across, across))
-        (of,) = np.nonzero(q < radii)
+        (of,) = np.nonzero((q < radii) & (self.kappa * np.maximum(ahead, 0.0) ** 2 < most))
         ahead, q, r, across = ahead[of], q[of], radii[of], across[of]
         leave = np.arcsin(q / r)
         out = ahead + r * np.cos(leave) > 0.0
         of, ahead, q, r, across, leave = (each[out] for each in (of, ahead, q, r, across, leave))
-        low, high = leave, np.full(len(of), np.pi)
+        low, high = leave, np.full(len(of), np.pi / 2)
         rows = np.arange(len(of))
         for _ in range(3):
             grid = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, ANGLES)
