@@ -1,4 +1,4 @@
-"""Algorithm 1 to be tried in the browser: in one and in two dimensions, with sliders for L and ρ."""
+"""Algorithm 1 to be tried in the browser, in one and two dimensions, with sliders for L and ρ."""
 
 from pathlib import Path
 

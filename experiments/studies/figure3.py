@@ -109,7 +109,7 @@ def _from_many_points() -> pd.DataFrame:
 
 def evidence(folder: Path) -> dict[str, pd.DataFrame]:
     """Table "loop": solver, least distance between two of its samples, L and sup |f′|."""
-    table = pd.read_csv(folder / "loop.csv", float_precision="round_trip")
+    table = pd.read_csv(folder / "loop.csv")
     return {"loop": table[["solver", "nearest", "lipschitz", "slope"]]}
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 
 from bpgrad.errors import ConfigError
 from bpgrad.records.files import write_text
-from experiments.studies import certifying, finding, write_meta
+from bpgrad.reporting import curves
+from experiments.studies import certifying, comparison, finding, write_meta
 from experiments.studies.test_functions import all_functions
 
 SEEDS = tuple(range(50))
@@ -76,3 +77,53 @@ def _csv(table: pd.DataFrame, digits: str) -> str:
     text = io.StringIO()
     table.to_csv(text, index=False, float_format=digits, lineterminator="\n")
     return text.getvalue()
+
+
+def evidence(folder: Path) -> dict[str, pd.DataFrame]:
+    """Table "samplers": median evaluations to 99 %, of Algorithm 1 and of AdaLIPO, by function.
+
+    An evaluation of the gradient counts as one of the function. Runs that never got there count
+    with the limit.
+    """
+    medians = _medians(pd.read_csv(folder / FOUND))
+    columns = {"gradient": medians[comparison.GRADIENT], "uniform": medians[comparison.UNIFORM]}
+    return {"samplers": pd.DataFrame(columns).rename_axis("function").reset_index()}
+
+
+def show(folder: Path, figures: Path, tables: Path) -> str:
+    """Write the tables and the figure; the text about them."""
+    found = pd.read_csv(folder / FOUND)
+    certified = pd.read_csv(folder / CERTIFIED)
+    medians = _medians(found)
+    written = {
+        "samplers": comparison.success(found),
+        "samplers_evaluations": comparison.evaluations(found, medians),
+        "samplers_certificates": comparison.certificates(certified),
+    }
+    for name, table in written.items():
+        write_text(tables / f"{name}.csv", _csv(table, "%.4g"))
+        write_text(tables / f"{name}.md", comparison.markdown(table))
+        write_text(tables / f"{name}.tex", table.to_latex(index=False, escape=True))
+    figure = comparison.draw(medians)
+    for suffix in (".svg", ".png"):
+        curves.save(figure, figures / f"samplers{suffix}")
+    return "\n\n".join(
+        (
+            comparison.setting(found),
+            "**Percentage of runs that got within 10 / 5 / 1 % of the range.**",
+            comparison.markdown(written["samplers"]),
+            comparison.outcome(medians),
+            "**Median evaluations to within 1 % of the range, and median CPU time of a run (ms).**",
+            comparison.markdown(written["samplers_evaluations"]),
+            "![Median evaluations to within 1 % of the range](figures/samplers.png)",
+            comparison.certified_outcome(certified),
+            comparison.markdown(written["samplers_certificates"]),
+        )
+    )
+
+
+def _medians(found: pd.DataFrame) -> pd.DataFrame:
+    """Median evaluations to 99 %, functions × methods in the order of the study."""
+    spent = found.assign(to_99=found["to_99"].fillna(finding.MOST_EVALUATIONS))
+    medians = spent.groupby(["function", "method"])["to_99"].median().unstack("method")
+    return comparison.ordered(medians)
