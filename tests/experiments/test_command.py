@@ -55,11 +55,11 @@ def test_runs_then_shows_then_skips(folder: Path, capsys: pytest.CaptureFixture[
     assert err == ""
     name = "mine-smoke-modified"
     made = sorted(path.name for path in folder.glob("results/[tf]*/*"))
-    assert made == sorted(f"{name}.{suffix}" for suffix in ("csv", "md", "png", "svg"))
+    assert made == sorted(f"{name}.{suffix}" for suffix in ("csv", "md", "tex", "png", "svg"))
     markdown = (folder / f"results/tables/{name}.md").read_text(encoding="utf-8")
     assert markdown in out
     assert out.splitlines()[-2:] == [
-        f"table   {folder}/results/tables/{name}.md, .csv",
+        f"table   {folder}/results/tables/{name}.md, .csv, .tex",
         f"figure  {folder}/results/figures/{name}.svg, .png",
     ]
     rows = {row["solver"]: row for row in table(folder)}
