@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define BLOCK 16384     /* elements whose squares are summed by themselves */
-#define RUN 16          /* blocks of one tensor that are updated in one go */
+#define RUN 32          /* blocks of one tensor that are updated in one go */
 #define LANES 32        /* independent sums: enough to hide the latency of an addition */
 #define SERIAL 32768    /* fewer elements than this are not worth waking a thread for */
 

@@ -45,6 +45,16 @@ def kernel() -> Any:
     return function
 
 
+def guard(tensors: list[Tensor]) -> Callable[..., bool] | None:
+    """Tells whether tensors are like these, or None where this torch has no such guards."""
+    if TensorGuards is None or not tensors:
+        return None
+    try:
+        return TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+    except TypeError:  # of a version that wants other arguments
+        return None
+
+
 class Layout:
     """What the kernel has to know of the tensors of a step beside their addresses.
 
@@ -63,10 +73,7 @@ class Layout:
         self.rows = array("q")  # the kernel's tensor_row
         for p, k in zip(params, groups, strict=True):
             self.rows.extend((p.numel(), NUMBER[p.dtype], k))
-        self._same: Callable[..., bool] | None = None
-        if TensorGuards is not None and tensors:
-            guards = TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
-            self._same = guards.check
+        self._same = guard(tensors)
 
     def describes(self, tensors: list[Tensor], counts: list[int]) -> bool:
         """Whether types, devices, dtypes, shapes, strides and groups are those it was made of."""

@@ -5,6 +5,7 @@ import math
 import pickle
 import subprocess
 import warnings
+import weakref
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -398,6 +399,26 @@ def test_the_layout_is_looked_at_again_only_after_a_change() -> None:
     params[0].data = params[0].data.t().contiguous().t()
     optimizer.step(loss=0.5)
     assert optimizer._layout is not seen[0]
+
+
+@pytest.mark.parametrize("wanted", [ImportError, TypeError])
+def test_guards_that_torch_has_changed_are_not_used(
+    wanted: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(*tensors: Any, **options: Any) -> None:
+        raise wanted
+
+    monkeypatch.setattr(_fused, "TensorGuards", None if wanted is ImportError else changed)
+    assert _fused.guard([torch.zeros(3)]) is None
+
+
+def test_no_gradient_is_kept_alive() -> None:
+    p = parameter(draw((5,), 0), draw((5,), 1))
+    gradient = weakref.ref(p.grad)
+    optimizer = BPGrad([p], 3.0, fused=True)
+    optimizer.step(loss=1.0)
+    optimizer.zero_grad()
+    assert gradient() is None
 
 
 def test_a_gradient_that_is_shorter_than_its_parameter_is_not_walked_past() -> None:
