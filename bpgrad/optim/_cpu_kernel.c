@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK 16384     /* elements that a thread takes at a time */
+#define BLOCK 16384     /* elements whose squares are summed by themselves */
+#define RUN 32          /* blocks of one tensor that are updated in one go */
 #define LANES 32        /* independent sums: enough to hide the latency of an addition */
 #define SERIAL 32768    /* fewer elements than this are not worth waking a thread for */
 
@@ -42,7 +43,7 @@ static inline double same_double(double x) { return x; }
 
 /* T: as stored, R: as computed with. */
 #define KERNELS(NAME, T, R, LOAD, STORE)                                                           \
-    WIDEST static double squares_##NAME(const T *g, const T *w, double decay, int64_t n) {         \
+    WIDEST static double squares_##NAME(const T *g, const T *w, R decay, int64_t n) {              \
         double lane[LANES] = {0}, sum = 0;                                                         \
         int64_t i = 0;                                                                             \
         if (decay == 0) {                                                                          \
@@ -54,13 +55,12 @@ static inline double same_double(double x) { return x; }
         } else {                                                                                   \
             for (; i + LANES <= n; i += LANES)                                                     \
                 for (int k = 0; k < LANES; k++) {                                                  \
-                    double x = LOAD(g[i + k]) + decay * LOAD(w[i + k]);                            \
+                    double x = (R)(LOAD(g[i + k]) + decay * LOAD(w[i + k]));                       \
                     lane[k] += x * x;                                                              \
                 }                                                                                  \
         }                                                                                          \
         for (; i < n; i++) {                                                                       \
-            double x = LOAD(g[i]);                                                                 \
-            if (decay != 0) x += decay * LOAD(w[i]);                                               \
+            double x = decay == 0 ? LOAD(g[i]) : (R)(LOAD(g[i]) + decay * LOAD(w[i]));             \
             lane[0] += x * x;                                                                      \
         }                                                                                          \
         for (int k = 0; k < LANES; k++) sum += lane[k];                                            \
@@ -90,7 +90,6 @@ enum { FLOAT, DOUBLE, BFLOAT16 }; /* NUMBER in _fused.py */
 
 /* The layouts below are those of the arrays that _fused.py packs: 8 bytes a field. */
 typedef struct {
-    char *param, *grad, *velocity;
     int64_t numel, dtype, group;
 } tensor_row;
 
@@ -110,16 +109,15 @@ typedef struct {
 } global_scalars;
 
 typedef struct {
-    const tensor_row *tensor;
-    int64_t start, count;
+    char *param, *grad, *velocity; /* of its whole tensor */
+    int64_t start, count, dtype, group;
 } block;
 
 static double block_squares(const block *b, double decay) {
-    const tensor_row *t = b->tensor;
-    switch (t->dtype) {
+    switch (b->dtype) {
 #define CASE(KIND, NAME, T)                                                                        \
     case KIND:                                                                                     \
-        return squares_##NAME((const T *)t->grad + b->start, (const T *)t->param + b->start,       \
+        return squares_##NAME((const T *)b->grad + b->start, (const T *)b->param + b->start,       \
                               decay, b->count);
         CASE(FLOAT, float, float)
         CASE(DOUBLE, double, double)
@@ -130,14 +128,13 @@ static double block_squares(const block *b, double decay) {
 }
 
 static void block_update(const block *b, const group_row *group, double scale, double reach) {
-    const tensor_row *t = b->tensor;
     /* Over a subnormal norm the scale would be infinite in float. */
-    if (t->dtype != DOUBLE) scale = fmax(scale, -3.4028234663852886e38);
-    switch (t->dtype) {
+    if (b->dtype != DOUBLE) scale = fmax(scale, -3.4028234663852886e38);
+    switch (b->dtype) {
 #define CASE(KIND, NAME, T, R)                                                                     \
     case KIND:                                                                                     \
-        update_##NAME((T *)t->param + b->start, (const T *)t->grad + b->start,                     \
-                      (T *)t->velocity + b->start, (R)group->weight_decay, (R)group->momentum,     \
+        update_##NAME((T *)b->param + b->start, (const T *)b->grad + b->start,                     \
+                      (T *)b->velocity + b->start, (R)group->weight_decay, (R)group->momentum,     \
                       (R)scale, (R)reach, b->count);                                               \
         break;
         CASE(FLOAT, float, float, float)
@@ -175,11 +172,12 @@ static int take_scalars(double norm, int64_t groups, const group_row *group,
     return 1;
 }
 
-/* Returns 0, or 1 where there is no memory for the list of blocks. The number in the name goes up
- * whenever the arguments change, so that a library that was built before is not called. */
-int bpgrad_step_1(int64_t tensors, const tensor_row *tensor, int64_t groups, const group_row *group,
-                const group_scalars *scalars, const global_scalars *global, double rho,
-                int64_t paper) {
+/* Returns 0, or 1 where there is no memory for the list of blocks. The addresses are those of all
+ * parameters, of all gradients, of all velocities. The number in the name goes up whenever the
+ * arguments change, so that a library that was built before is not called. */
+int bpgrad_step_2(int64_t tensors, const tensor_row *tensor, char *const *address, int64_t groups,
+                  const group_row *group, const group_scalars *scalars,
+                  const global_scalars *global, double rho, int64_t paper) {
     int64_t blocks = 0, elements = 0;
     for (int64_t t = 0; t < tensors; t++) {
         blocks += (tensor[t].numel + BLOCK - 1) / BLOCK;
@@ -196,7 +194,11 @@ int bpgrad_step_1(int64_t tensors, const tensor_row *tensor, int64_t groups, con
     for (int64_t t = 0; t < tensors; t++)
         for (int64_t start = 0; start < tensor[t].numel; start += BLOCK) {
             int64_t left = tensor[t].numel - start;
-            list[filled++] = (block){&tensor[t], start, left < BLOCK ? left : BLOCK};
+            list[filled++] = (block){
+                address[t],   address[tensors + t],       address[2 * tensors + t],
+                start,        left < BLOCK ? left : BLOCK, tensor[t].dtype,
+                tensor[t].group,
+            };
         }
 
     double norm = 0;
@@ -206,7 +208,7 @@ int bpgrad_step_1(int64_t tensors, const tensor_row *tensor, int64_t groups, con
         int64_t first, last;
         share(blocks, &first, &last);
         for (int64_t b = first; b < last; b++) {
-            double decay = paper ? group[list[b].tensor->group].weight_decay : 0;
+            double decay = paper ? group[list[b].group].weight_decay : 0;
             partial[b] = block_squares(&list[b], decay);
         }
 #pragma omp barrier
@@ -216,12 +218,18 @@ int bpgrad_step_1(int64_t tensors, const tensor_row *tensor, int64_t groups, con
             norm = sqrt(norm);
             skipped = !take_scalars(norm, groups, group, scalars, global, rho);
         } /* and here the threads wait for each other again */
-        /* Last block first: what the norm has read last is still in the cache. */
-        for (int64_t b = last - 1; b >= first && !skipped; b--) {
-            int64_t k = list[b].tensor->group;
-            double eta = *scalars[k].step_size;
+        /* Last run first: what the norm has read last is still in the cache. But upwards within a
+         * run, and runs are long, since that is how the processor reads ahead. */
+        for (int64_t end = last, b; end > first && !skipped; end = b) {
+            b = end - 1;
+            block run = list[b];
+            while (b > first && run.start > 0 && end - b < RUN) {
+                run.start = list[--b].start;
+                run.count += list[b].count;
+            }
+            double eta = *scalars[run.group].step_size;
             double scale = norm > 0 ? -(paper ? eta : 1) / norm : 0; /* d = 0 for a zero norm */
-            block_update(&list[b], &group[k], scale, paper ? 1 : eta);
+            block_update(&run, &group[run.group], scale, paper ? 1 : eta);
         }
     }
     free(list);

@@ -84,8 +84,10 @@ class LossAwareOptimizer(Optimizer):
 
     def _device(self) -> torch.device:
         """The device of the first parameter, where the scalars live."""
-        params = (param for group in self.param_groups for param in group["params"])
-        return next((param.device for param in params), torch.device("cpu"))
+        for group in self.param_groups:
+            for param in group["params"]:
+                return param.device
+        return torch.device("cpu")
 
     def _new_scalar(self, value: float, dtype: torch.dtype | None = None) -> Tensor:
         """A 0-dim tensor beside the parameters: float64 (float32 on MPS, which lacks float64)."""
@@ -98,7 +100,7 @@ class LossAwareOptimizer(Optimizer):
         """Follow parameters that were moved, or a state that was loaded from another device."""
         device = self._device()
         first = self.param_groups[0]
-        if all(first[name].device == device for name in self._scalars[:1]):
+        if first[self._scalars[0]].device == device:
             return  # they only ever move together
         for group in self.param_groups:
             for name in self._scalars:

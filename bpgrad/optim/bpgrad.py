@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bpgrad.optim._fused import fused_step, is_fused, kernel
+from bpgrad.optim._fused import Layout, flat, fused_layout, fused_step, kernel
 from bpgrad.optim._kernels import add_decay, global_norm, update, where
 from bpgrad.optim._loss_aware import Closure, Loss, LossAwareOptimizer, check_group
 from bpgrad.optim._noise import GOLDEN_GAMMA, gaussian_like, mix
@@ -93,6 +93,7 @@ class BPGrad(LossAwareOptimizer):
         "paper": (True, True),
         "released": (False, False),
     }
+    _layout: Layout | None = None  # of the tensors of the last fused step
     _calls = 0
     _exceeded: Tensor | None = None  # host copy of ``exceeded_steps``, up to 100 steps old
     _warned = False
@@ -233,10 +234,13 @@ class BPGrad(LossAwareOptimizer):
         given, f = self._evaluate(closure, loss, self.param_groups[0]["f_min"])
         params = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         velocities = [[self._velocity(p) for p in ps] for ps in params]
-        if is_fused(self.param_groups[0], params, velocities):
-            fused_step(self.param_groups, params, velocities, f)
-        else:
+        tensors, counts = flat(params, velocities), [len(ps) for ps in params]
+        layout = fused_layout(self.param_groups[0], tensors, counts, self._layout)
+        if layout is None:
             self._step(params, velocities, f)
+        else:
+            fused_step(self.param_groups, tensors, layout, f)
+            self._layout = layout
         if not torch.compiler.is_compiling():
             self._watch()
         return given

@@ -2,8 +2,10 @@
 
 import ctypes
 import math
+import pickle
 import subprocess
 import warnings
+import weakref
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -263,19 +265,228 @@ def test_a_gradient_of_norm_L_is_allowed() -> None:
     assert optimizer.exceeded_steps.item() == 0
 
 
+# --- what is remembered from one step to the next -------------------------------------------------
+
+
+def new_gradient(optimizer: BPGrad, params: list[Any]) -> None:
+    params[0].grad = draw((4, 4), 50)
+
+
+def no_gradient_for_a_step(optimizer: BPGrad, params: list[Any]) -> None:
+    params[1].grad = None
+    optimizer.step(loss=0.8)
+    params[1].grad = draw((40_003,), 51)
+
+
+def other_memory(optimizer: BPGrad, params: list[Any]) -> None:
+    params[0].data = params[0].data.clone()
+
+
+def same_memory_transposed(optimizer: BPGrad, params: list[Any]) -> None:
+    params[0].data = params[0].data.t()
+
+
+def everything_transposed(optimizer: BPGrad, params: list[Any]) -> None:
+    params[0].data = params[0].data.t()
+    params[0].grad.t_()
+    optimizer.state[params[0]]["momentum_buffer"].t_()
+
+
+def gradient_transposed(optimizer: BPGrad, params: list[Any]) -> None:
+    params[0].grad.t_()
+
+
+def velocity_transposed(optimizer: BPGrad, params: list[Any]) -> None:
+    optimizer.state[params[0]]["momentum_buffer"].t_()
+
+
+def gaps(optimizer: BPGrad, params: list[Any]) -> None:
+    params[0].data = torch.cat([params[0].data, params[0].data], dim=1)[:, :4]
+
+
+def negative_bit(optimizer: BPGrad, params: list[Any]) -> None:
+    params[2].grad = torch._neg_view(params[2].grad)  # type: ignore[attr-defined]
+
+
+def other_dtype(optimizer: BPGrad, params: list[Any]) -> None:
+    for tensor in (params[0], params[0].grad, optimizer.state[params[0]]["momentum_buffer"]):
+        tensor.data = tensor.data.float()
+
+
+def loaded_state(optimizer: BPGrad, params: list[Any]) -> None:
+    state = optimizer.state_dict()
+    state["state"][0]["momentum_buffer"] = draw((4, 4), 52)
+    state["param_groups"][0]["f_min"] = torch.tensor(0.1, dtype=torch.float64)
+    optimizer.load_state_dict(state)
+
+
+def one_group_more(optimizer: BPGrad, params: list[Any]) -> None:
+    params.append(parameter(draw((6,), 53), draw((6,), 54)))
+    optimizer.add_param_group({"params": params[-1:], "lr": 0.3})
+
+
+def another_group(optimizer: BPGrad, params: list[Any]) -> None:
+    one, other = optimizer.param_groups
+    other["params"].insert(0, one["params"].pop())
+
+
+def other_options(optimizer: BPGrad, params: list[Any]) -> None:
+    optimizer.param_groups[0].update(lr=0.7, momentum=0.2)
+    optimizer.param_groups[1].update(weight_decay=0.4, lipschitz=7.0)
+
+
+CHANGES = (
+    *(new_gradient, no_gradient_for_a_step, other_memory, same_memory_transposed),
+    *(everything_transposed, gradient_transposed, velocity_transposed, gaps, negative_bit),
+    *(other_dtype, loaded_state, one_group_more, another_group, other_options),
+)
+
+
+def change_between_steps(mode: dict[str, Any], change: Any) -> tuple[list[Any], BPGrad]:
+    params = [
+        parameter(draw(s, k), draw(s, 9 + k)) for k, s in enumerate(((4, 4), (40_003,), (5,)))
+    ]
+    groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.5, "momentum": 0.3}]
+    optimizer = BPGrad(groups, 5.0, weight_decay=0.1, **mode)
+    for loss in (1.0, 0.9):
+        optimizer.step(loss=loss)
+    change(optimizer, params)
+    for loss in (0.7, 0.6):
+        optimizer.step(loss=loss)
+    return params, optimizer
+
+
+def difference(change: Any) -> float:
+    fused, loop = (change_between_steps(mode, change)[0] for mode in ({}, {"foreach": False}))
+    pairs = zip(fused, loop, strict=True)
+    return max((p.double() - q.double()).abs().max().item() for p, q in pairs)
+
+
+@pytest.mark.parametrize("guards", [True, False], ids=["", "without torch's guards"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_between_two_steps_is_noticed(
+    change: Any, guards: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not guards:
+        monkeypatch.setattr(_fused, "TensorGuards", None)
+    assert difference(change) < (1e-6 if change is other_dtype else 1e-13)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [same_memory_transposed, gradient_transposed, velocity_transposed, another_group, gaps],
+)
+def test_a_change_that_is_not_noticed_would_be_found(
+    change: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_fused.Layout, "describes", lambda *_: True)
+    assert difference(change) > 1e-4
+
+
+@pytest.mark.skipif(_fused.TensorGuards is None, reason="this torch has no such guards")
+def test_the_layout_is_looked_at_again_only_after_a_change() -> None:
+    seen: list[Any] = []
+
+    def look(optimizer: BPGrad, params: list[Any]) -> None:
+        seen.append(optimizer._layout)
+        for p in params:
+            p.grad = p.grad.clone()
+
+    params, optimizer = change_between_steps({}, look)
+    assert seen[0] is not None
+    assert optimizer._layout is seen[0]  # gradients elsewhere in memory, laid out as before
+    everything_transposed(optimizer, params)  # of a square matrix: only the strides change
+    params[0].data = params[0].data.t().contiguous().t()
+    optimizer.step(loss=0.5)
+    assert optimizer._layout is not seen[0]
+
+
+@pytest.mark.parametrize("wanted", [ImportError, TypeError])
+def test_guards_that_torch_has_changed_are_not_used(
+    wanted: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(*tensors: Any, **options: Any) -> None:
+        raise wanted
+
+    monkeypatch.setattr(_fused, "TensorGuards", None if wanted is ImportError else changed)
+    assert _fused.guard([torch.zeros(3)]) is None
+
+
+def test_no_gradient_is_kept_alive() -> None:
+    p = parameter(draw((5,), 0), draw((5,), 1))
+    gradient = weakref.ref(p.grad)
+    optimizer = BPGrad([p], 3.0, fused=True)
+    optimizer.step(loss=1.0)
+    optimizer.zero_grad()
+    assert gradient() is None
+
+
+def test_a_gradient_that_is_shorter_than_its_parameter_is_not_walked_past() -> None:
+    p = parameter(draw((4,), 0), draw((4,), 1))
+    optimizer = BPGrad([p], 3.0, fused=True)
+    optimizer.step(loss=1.0)
+    p.data = draw((4000,), 2)
+    with pytest.raises(RuntimeError, match="`fused=True` needs dense"):
+        optimizer.step(loss=1.0)
+
+
+def test_copies_go_on_as_the_original_does() -> None:
+    params, optimizer = change_between_steps({"fused": True}, new_gradient)
+    copies = [deepcopy((params, optimizer)), pickle.loads(pickle.dumps((params, optimizer)))]
+    optimizer.step(loss=0.5)
+    for others, copy in copies:
+        for p, q in zip(params, others, strict=True):
+            assert p.data_ptr() != q.data_ptr()
+            q.grad = p.grad.clone()
+        copy.step(loss=0.5)
+        for p, q in zip(params, others, strict=True):
+            assert torch.equal(p, q)
+
+
+def test_two_optimizers_of_the_same_parameters() -> None:
+    moved = []
+    for mode in ({"fused": True}, {"foreach": False}):
+        options: dict[str, Any] = mode
+        params = [parameter(draw((9, 2), k), draw((9, 2), 9 + k)) for k in range(3)]
+        one, other = BPGrad(params, 3.0, **options), BPGrad(params[1:], 4.0, rho=0.5, **options)
+        for k in range(6):
+            (one, other)[k % 2].step(loss=1.0 / (1 + k))
+        moved.append(params)
+    for p, q in zip(*moved, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-13, atol=1e-14)
+
+
+def test_one_gradient_of_two_parameters() -> None:
+    """Torch's guards take no tensor twice."""
+    gradient = draw((7,), 3)
+    moved = []
+    for mode in ({"fused": True}, {"foreach": False}):
+        options: dict[str, Any] = mode
+        params = [parameter(draw((7,), k), gradient) for k in range(2)]
+        optimizer = BPGrad(params, 3.0, **options)
+        for _ in range(3):
+            optimizer.step(loss=1.0)
+        moved.append(params)
+    for p, q in zip(*moved, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-13, atol=1e-14)
+
+
 # --- teeth: mistakes in the kernel's source that the comparison with the loop has to find ---------
 
 MUTANTS = {
-    "decay outside the norm": ("paper ? group[list[b].tensor->group].weight_decay : 0", "0"),
+    "decay outside the norm": ("paper ? group[list[b].group].weight_decay : 0", "0"),
     "decay inside the released norm": ("paper ? group[list[b].", "1 ? group[list[b]."),
-    "decay of the first group": ("tensor->group].weight_decay", "tensor->group * 0].weight_decay"),
+    "decay of the first group": ("[list[b].group].weight_decay", "[0].weight_decay"),
     "mean for the sum": ("norm = sqrt(norm)", "norm = sqrt(norm / elements)"),
     "root missing": ("norm = sqrt(norm)", "norm = norm"),
     "rest of a tensor left out of the norm": ("for (; i < n; i++) {", "for (; i < n - 1; i++) {"),
+    "weights left out of the rest": ("decay == 0 ? LOAD(g[i])", "1 ? LOAD(g[i])"),
     "last block left out": ("b < last; b++", "b < last - 1; b++"),
-    "first block not updated": ("b >= first && !skipped", "b > first && !skipped"),
+    "blocks of a run not updated": ("run.count += list[b].count", "run.count += 0"),
+    "every run taken for a long one": ("end = b) {", "end -= RUN) {"),
+    "gradients for parameters": ("address[tensors + t]", "address[t]"),
     "uphill": ("-(paper ? eta : 1) / norm", "(paper ? eta : 1) / norm"),
-    "eta of the first group": ("*scalars[k].step_size;", "*scalars[0].step_size;"),
+    "eta of the first group": ("*scalars[run.group].step_size;", "*scalars[0].step_size;"),
     "eta inside both variants": ("scale, paper ? 1 : eta)", "scale, 1)"),
     "minimum without the current loss": (
         "gap = fmax(f - rho * *global->f_min",
@@ -318,7 +529,7 @@ def test_a_mistake_in_the_kernel_is_found(
     library = tmp_path / "mutant.so"
     command = ["cc", "-O1", "-w", "-fPIC", "-shared", "-fopenmp", str(changed), "-o", str(library)]
     subprocess.run([*command, "-lm"], check=True)
-    function = ctypes.CDLL(str(library)).bpgrad_step_1
+    function = ctypes.CDLL(str(library)).bpgrad_step_2
     real = _fused.kernel()
     assert real is not None
     function.argtypes = real.argtypes
