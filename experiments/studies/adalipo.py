@@ -12,8 +12,9 @@ Array = NDArray[np.float64]
 #: Uniform candidates in the first and the largest batch, and in all before one is taken as it is.
 FIRST_BATCH, LARGEST_BATCH = 4, 2048
 MOST_CANDIDATES = 2**17
-#: Samples of the largest values that a batch is held against first; they rule out most.
-HIGHEST = 64
+#: Samples of the largest values that a batch is held against first; they rule out most. What is
+#: left is held against four times as many, and so on.
+HIGHEST = 8
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,14 @@ def _potential_minimiser(
 ) -> Array:
     best = float(f.min())
     order = np.argsort(-f)
-    high, rest = order[:HIGHEST], order[HIGHEST:]
+    x, f = x[order], f[order]
     batch, drawn = FIRST_BATCH, 0
     while drawn < MOST_CANDIDATES:
         candidates = low + sides * rng.random((batch, len(low)))
-        left = candidates[_bounds(candidates, x[high], f[high], k) <= best]
-        if len(left) and len(rest):
-            left = left[_bounds(left, x[rest], f[rest], k) <= best]
+        left, start, end = candidates, 0, HIGHEST
+        while start < len(f) and len(left):
+            left = left[_bounds(left, x[start:end], f[start:end], k) <= best]
+            start, end = end, 4 * end
         if len(left):
             return np.asarray(left[0])
         drawn += batch
