@@ -27,6 +27,7 @@ from experiments.trajectory import premises, record, sides_of_eq4
 RHO, EPOCHS, SEEDS = 0.1, 4, (0,)
 DRAWN = (0.0, 0.9)  # momenta whose series are kept
 SUMMARY = "trajectories.csv"
+LINEAR = 0.01  # of the axes: linear up to here on both sides of 0, logarithmic beyond
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,12 @@ def draw(series: dict[Setting, pd.DataFrame]) -> Figure:
         for row, task in zip(panels, tasks, strict=True):
             for panel, momentum in zip(row, DRAWN, strict=True):
                 panel.set_title(f"{task_title(task)}, μ = {momentum:g}", loc="left")
+                panel.set_yscale("symlog", linthresh=LINEAR)
                 chosen = [s for s in series if (s.task, s.momentum) == (task, momentum)]
                 for setting in sorted(chosen, key=lambda s: s.lipschitz):
                     _sides(panel, series[setting], setting)
             row[0].set_ylabel("sides of Eq. 4")
-            row[-1].legend(loc="best", ncols=2)
+            row[0].legend(loc="upper right", ncols=2)
         for panel in panels[-1]:
             panel.set_xlabel("iteration")
     return figure
@@ -153,9 +155,7 @@ def _sides(panel: Axes, frame: pd.DataFrame, setting: Setting) -> None:
     values = FIGURE5_L[setting.task]
     color = colormaps["cividis"](0.85 * values.index(setting.lipschitz) / (len(values) - 1))
     iterations = np.arange(1, len(frame) + 1)
-    panel.plot(
-        iterations, frame["lhs"], ".", color=color, markersize=1.5, alpha=0.3, rasterized=True
-    )
+    panel.plot(iterations, frame["lhs"], ".", color=color, markersize=2, alpha=0.5, rasterized=True)
     panel.plot(iterations, frame["rhs"], color=color, label=f"L = {setting.lipschitz:g}")
 
 
@@ -181,9 +181,9 @@ def _text(summary: pd.DataFrame) -> str:
 
 Dots are the left-hand side of Eq. 4 after every iteration, max over i ≤ t of
 f(x_i) − L‖x_i − x_{{t+1}}‖, lines the right-hand side, ρ · min f(x_i), with ρ = {RHO:g}; f(x_i) is
-the minibatch objective of iteration i, x all weights and biases, distances are in float64.
-Where the dots lie below the line, the next point could be a global minimum as far as the earlier
-samples tell. Seed {seeds}.
+the minibatch objective of iteration i, x all weights and biases, distances are in float64. Where
+the dots lie below the line, the next point could be a global minimum as far as the earlier samples
+tell. Axes are linear up to {LINEAR:g} on both sides of 0 and logarithmic beyond. Seed {seeds}.
 
 With μ = 0 the dots cannot lie below the line: the term i = t of the left-hand side is
 f(x_t) − L η_t, which Eq. 12 makes equal to the right-hand side. That half of the paper's
