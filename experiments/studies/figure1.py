@@ -123,7 +123,7 @@ def _draw(samples: pd.DataFrame, coverings: pd.DataFrame) -> Figure:
 
 def draw_balls(panel: Axes, samples: pd.DataFrame, n: int, rho: float) -> None:
     """The first n samples with their balls at ρ, over the contour lines of f."""
-    ticks = np.linspace(0, 1, 101)
+    ticks = np.linspace(0, 1, 51)
     x, y = np.meshgrid(ticks, ticks)
     heights = values(np.stack([x.ravel(), y.ravel()], axis=1)).reshape(x.shape)
     panel.contour(x, y, heights, levels=10, colors="#9A9A9A", linewidths=0.6)
