@@ -36,9 +36,10 @@ class Arcs:
         self.box = box
         self.count = len(x)
         which = np.arange(len(x)) if which is None else which
-        # Exposed arcs: number of the disc, angles from -π to π, and the points that belong to them.
+        # Exposed arcs: number of the disc, angles from -π to π, and the point where they start.
+        # Where one ends another starts, or a piece of a side does.
         self.disc, self.start, self.end = np.empty(0, np.intp), np.empty(0), np.empty(0)
-        self.ends = np.empty((0, 2, 2))
+        self.corners = np.empty((0, 2))
         for block in _neighbours(x, radii, which):
             self._append(x, radii, *_exposed(x, radii, box, *block))
         # Pieces of sides: the axis along which they run, the other coordinate, and the ends.
@@ -84,35 +85,43 @@ class Arcs:
     def nearest(self, measure: Quadratic, x: Array, radii: Array) -> tuple[float, Array] | None:
         """The uncovered point of least measure, with it; None if there is none.
 
-        It is the end of an arc, a point of an arc where the measure is stationary (only circles
+        It is an end of an arc, a point of an arc where the measure is stationary (only circles
         around a part of the ray have such that are minima, just off the place where the ray leaves
         them), or on a side.
         """
-        points = self.box.clip(np.concatenate([self.ends.reshape(-1, 2), self._on_sides(measure)]))
+        points = np.concatenate([self.corners, self._on_sides(measure)])
         values = measure.of(points)
-        tips, of = measure.tips(x[self.disc], radii[self.disc], float(values.min(initial=np.inf)))
-        away = tips - x[self.disc[of]]
-        angle = np.arctan2(away[:, 1], away[:, 0])
-        exposed = (self.start[of] <= angle) & (angle <= self.end[of])
-        tips = self.box.clip(tips[exposed])
+        tips = self._tips(measure, x, radii, float(values.min(initial=np.inf)))
         points, values = np.concatenate([points, tips]), np.append(values, measure.of(tips))
         if len(points) == 0:
             return None
         best = int(np.argmin(values))
         return float(values[best]), points[best]
 
+    def _tips(self, measure: Quadratic, x: Array, radii: Array, most: float) -> Array:
+        """The points of arcs where the measure is stationary and perhaps less than ``most``."""
+        tips, of = measure.tips(x, radii, most)
+        number = np.full(len(x), -1)
+        number[of] = np.arange(len(of))
+        which = number[self.disc]
+        (near,) = np.nonzero(which >= 0)
+        which = which[near]
+        away = tips[which] - x[self.disc[near]]
+        angle = np.arctan2(away[:, 1], away[:, 0])
+        exposed = (self.start[near] <= angle) & (angle <= self.end[near])
+        return self.box.clip(tips[which[exposed]])
+
     def _keep(self, which: np.ndarray) -> None:
         self.disc, self.start, self.end = self.disc[which], self.start[which], self.end[which]
-        self.ends = self.ends[which]
+        self.corners = self.corners[which]
 
     def _append(self, x: Array, radii: Array, disc: np.ndarray, start: Array, end: Array) -> None:
-        angles = np.column_stack([start, end])
-        around = np.stack([np.cos(angles), np.sin(angles)], axis=2)
-        ends = x[disc][:, None] + radii[disc][:, None, None] * around
+        around = np.column_stack([np.cos(start), np.sin(start)])
+        corners = self.box.clip(x[disc] + radii[disc, None] * around)
         self.disc = np.concatenate([self.disc, disc])
         self.start = np.concatenate([self.start, start])
         self.end = np.concatenate([self.end, end])
-        self.ends = np.concatenate([self.ends, ends])
+        self.corners = np.concatenate([self.corners, corners])
 
     def _on_sides(self, measure: Quadratic) -> Array:
         """The point of least measure of each piece of a side."""

@@ -33,8 +33,8 @@ class Quadratic:
         """The measure of n points, (n, D)."""
         offsets = self.origin - x
         p = offsets @ self.direction
-        across = offsets - p[:, None] * self.direction
-        return np.asarray(np.einsum("ij,ij->i", across, across) + self._along(p))
+        square = np.einsum("ij,ij->i", offsets, offsets)
+        return np.asarray(np.maximum(square - p**2, 0.0) + self._along(p))
 
     def _along(self, p: Array) -> Array:
         return np.where(p > 0.0, self.kappa, 1.0) * p**2
