@@ -311,7 +311,8 @@ def c3(evidence: Evidence) -> Verdict:
         for column in SAMPLERS.columns[1:]
     )
     text = "log of the evaluations to equal accuracy: gradient < uniform"
-    return decide([lower(text, gradient, uniform, "evaluations")], set(table["function"]))
+    verdict = decide([lower(text, gradient, uniform, "evaluations")], set(table["function"]))
+    return replace(verdict, sentence=f"{verdict.sentence} n counts test functions.")
 
 
 SMOOTHING = Study("smoothing", ("valley", "before", "after"))

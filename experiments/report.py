@@ -142,7 +142,7 @@ def show_verdicts(console: Console) -> None:
     judged = judge(read().evidence)
     for claim in judged:
         verdict, color = claim.verdict, _screen_color(claim)
-        needs = "" if verdict.needed is None else f" Needs {verdict.needed} seeds."
+        needs = "" if verdict.needed is None else f" Needs n = {verdict.needed}."
         why = verdict.sentence.removesuffix(TOO_FEW).strip()
         says = Text(f"{claim.text}. ").append(f"{why}{needs}", style="dim")
         words = f"{document.SIGNS[verdict.outcome]} {verdict.outcome}"

@@ -67,7 +67,7 @@ def test_the_readme_names_the_experiments_that_exist() -> None:
 def test_the_python_of_the_documents_runs(page: str) -> None:
     import torch
 
-    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     model = torch.nn.Linear(3, 2)
     before = model.weight.detach().clone()
     batch = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
@@ -78,7 +78,7 @@ def test_the_python_of_the_documents_runs(page: str) -> None:
         "targets": batch[1],
         "batches": [batch, batch],
     }
-    exec(snippet, names)
+    exec("\n".join(snippets), names)
     assert not torch.equal(model.weight, before)
 
 
