@@ -191,7 +191,8 @@ observation holds by construction and says nothing of the data. With μ = 0.9 a 
 times as long as η_t, and the other half is an observation.
 
 The table has the share of iterations at which Eq. 4 holds (tolerance {EQ4_TOLERANCE:g} ·
-max(f, 1)); at μ = 0 it can hold only with equality. Beside it, of all pairs i < t, the shares that
+max(f, 1)); at μ = 0 it can hold only with equality, and at large L the
+rounding of float32 weights has a say in that. Beside it, of all pairs i < t, the shares that
 satisfy the premises of Theorem 3, ⟨x_i − x_t, d_t⟩ ≥ 0 (13), and of Corollary 2, ⟨d_i, d_t⟩ ≥ 0
 (15), and the shares of the iterations t at which all i < t do.
 

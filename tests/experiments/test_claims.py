@@ -171,6 +171,30 @@ def test_the_two_sides_of_equation_4(momentum: float, room: float, outcome: Outc
     assert judge("C7", Evidence(studies={"figure5": half})).outcome == Outcome.NOT_RUN
 
 
+@pytest.mark.parametrize(
+    ("momentum", "room", "outcome"),
+    [
+        (0.0, 1e-4, Outcome.REPRODUCED),  # 2⁻²⁴ · 1000 · ‖x‖ = 2.4e-4 is what float32 may do
+        (0.0, 3e-4, Outcome.NOT_REPRODUCED),
+        (0.9, -1e-4, Outcome.NOT_REPRODUCED),  # not an equality, so nothing is allowed
+    ],
+)
+def test_the_rounding_of_weights_is_allowed_where_eq_12_makes_an_equality(
+    momentum: float, room: float, outcome: Outcome
+) -> None:
+    """C7 at L = 1000, f = 2, η = (f − rhs)/L = 1e-3 and ‖x‖ = 4."""
+    rows = []
+    for task, values in claims.FIGURE5_L.items():
+        for mu in (0.0, 0.9):
+            for lipschitz in values:
+                changed = (mu, lipschitz) == (momentum, 1000.0)
+                gap = room if changed else (0.2 if mu else -0.2)
+                relative = (2.0 - 1.0) / lipschitz / 4.0
+                rows.append((task, mu, lipschitz, 0, 1.0 - gap, 1.0, 2.0, relative))
+    study = pd.DataFrame(rows, columns=[*claims.FIGURE5.columns, "relative_step"])
+    assert judge("C7", Evidence(studies={"figure5": study})).outcome == outcome
+
+
 def test_runs_of_another_scale_do_not_judge_the_paper(tmp_path: Path) -> None:
     evidence = figure7(tmp_path, HOLDS)
     run = evidence.comparisons["figure7", "mnist"].runs[0]
