@@ -112,14 +112,14 @@ class Objective:
 
     Args:
         fun: takes an array of shape (D,), returns a number.
-        grad: takes an array of shape (D,), returns one of the same shape.
+        grad: takes an array of shape (D,), returns one of the same shape; None for zeros.
         box: where they are evaluated.
         offset: what is added to f so that it is never negative.
         lipschitz: L, for the hint on a negative value; None if it is not known.
     """
 
     def __init__(
-        self, fun: Fun, grad: Grad, box: Box, offset: float, lipschitz: float | None
+        self, fun: Fun, grad: Grad | None, box: Box, offset: float, lipschitz: float | None
     ) -> None:
         if not np.isfinite(offset):
             raise ValueError(f"offset must be finite, not {offset}")
@@ -143,7 +143,8 @@ class Objective:
         f = value.item()
         if not np.isfinite(f):
             raise ValueError(f"fun returned {f} at x = {x.tolist()}")
-        g = np.atleast_1d(np.asarray(self.grad(x.copy()), dtype=np.float64))
+        given = np.zeros_like(x) if self.grad is None else self.grad(x.copy())
+        g = np.atleast_1d(np.asarray(given, dtype=np.float64))
         if g.shape != x.shape:
             raise ValueError(f"grad must return an array of shape {x.shape}, not {g.shape}")
         if not np.all(np.isfinite(g)):

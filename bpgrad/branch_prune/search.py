@@ -30,6 +30,8 @@ SLACK_BEYOND = 0.02
 ROUNDING = 64 * np.finfo(np.float64).eps
 #: A gradient may exceed L by this factor (finite differences) before it contradicts L.
 GRADIENT_TOLERANCE = 1e-4
+#: γ without gradients: the direction of the ray, a random one, has no say.
+NEAREST = 1e9
 #: The last ρ = 1 − 2^−k that leaves the balls a radius.
 LAST_LEVEL = 48
 #: With L unknown: estimate = smallest power of GROWTH that is at least MARGIN times every slope
@@ -93,7 +95,7 @@ class _Schedule:
 
 def minimize(
     fun: Fun,
-    grad: Grad,
+    grad: Grad | None,
     bounds: Bounds | Sequence[Any] | ArrayLike,
     lipschitz: float | None,
     *,
@@ -125,7 +127,9 @@ def minimize(
     Args:
         fun: f; takes an array of shape (D,), returns a number, and f + offset ≥ 0 on the box.
         grad: the gradient, or a subgradient, of f, as an array of shape (D,). It guides the search
-            and has no part in the certificate.
+            and has no part in the certificate. None for a search without gradients, which goes to
+            the admissible point nearest to the latest sample whatever ``gamma``: it certifies with
+            half the evaluations, counted together, and may find a good value later.
         bounds: D pairs (lower, upper), or ``scipy.optimize.Bounds``; finite.
         lipschitz: L > 0 with |f(x) − f(y)| ≤ L‖x − y‖ in the Euclidean norm. None to estimate it
             from the slopes seen; then nothing is certified.
@@ -178,7 +182,7 @@ class _Search:
     def __init__(
         self,
         fun: Fun,
-        grad: Grad,
+        grad: Grad | None,
         bounds: Bounds | Sequence[Any] | ArrayLike,
         lipschitz: float | None,
         eps: float,
@@ -207,7 +211,7 @@ class _Search:
         self.lipschitz = 0.0 if lipschitz is None else check_lipschitz(lipschitz)
         self.objective = Objective(fun, grad, self.box, offset, lipschitz)
         self.eps = eps
-        self.gamma = gamma
+        self.gamma = NEAREST if grad is None else gamma
         self.printed = stopping == "paper"
         self.max_evals = math.inf if max_evals is None else max_evals
         self.callback = callback
@@ -442,7 +446,7 @@ class _Search:
             success=status == Status.CERTIFIED,
             status=status,
             message=self._message(status, result.gap),
-            ngev=self.samples.n,
+            ngev=0 if self.objective.grad is None else self.samples.n,
             nit=self.nit,
             resolution=self.resolution,
             lipschitz=self.lipschitz,

@@ -25,26 +25,22 @@ GAPS = {1: (0.1, 0.01), 2: (0.5, 0.1)}
 #: A run ends after so many evaluations or so much CPU time.
 MOST_EVALUATIONS = 50_000
 MOST_SECONDS = 10.0
-#: With γ this large Eq. 5 asks for the nearest admissible point, whatever the gradient.
-LARGE_GAMMA = 1e9
 
 
-def _search(f: TestFunction, c: Counter, seed: int, eps: float, **settings: Any) -> None:
+def _search(f: TestFunction, c: Counter, seed: int, eps: float, *, gradients: bool = True) -> None:
     def note(state: OptimizeResult) -> None:
         c.gap = float(state.gap)
 
-    gradient = settings.pop("gradient", c.grad)
     note(
         minimize(
-            c.fun, gradient, f.bounds, f.lipschitz, eps=eps, offset=f.shift(c.fun(f.centre)),
-            seed=seed, max_evals=None, callback=note, **settings,
+            c.fun, c.grad if gradients else None, f.bounds, f.lipschitz,
+            eps=eps, offset=f.shift(c.fun(f.centre)), seed=seed, max_evals=None, callback=note,
         )
     )  # fmt: skip
 
 
 def _without_gradients(f: TestFunction, c: Counter, seed: int, eps: float) -> None:
-    # A zero gradient stands for any direction (the paper's footnote), and none has a say.
-    _search(f, c, seed, eps, gradient=np.zeros_like, gamma=LARGE_GAMMA)
+    _search(f, c, seed, eps, gradients=False)
 
 
 def _boxes(f: TestFunction, c: Counter, seed: int, eps: float) -> None:

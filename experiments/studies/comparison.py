@@ -152,7 +152,7 @@ def certified_outcome(certified: pd.DataFrame) -> str:
 min f − lower bound ≤ ε, a part of the range. All know L and nothing else, so that here every
 function is shifted. Branch and bound divides boxes in three, with the bound f(centre) − L · (half
 the diagonal). DIRECT certifies nothing: counted are its samples until their balls cover the box,
-with L known, at no cost for finding that out. Without gradients (γ → ∞) Algorithm 1 takes the
+with L known, at no cost for finding that out. Without gradients (`grad=None`) Algorithm 1 takes the
 nearest admissible point. It computes more between evaluations than boxes do: the last column has
 the cost of one evaluation from which it is faster all the same. Limits:
 {certifying.MOST_EVALUATIONS} evaluations, {certifying.MOST_SECONDS:g} s of CPU time; "–" was not

@@ -323,3 +323,25 @@ def test_the_result_of_the_cheap_solver_has_its_trajectory() -> None:
     assert found.fun == min(found.path_values)
     for name in found:
         assert not callable(getattr(found, name)), name
+
+
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_a_search_without_gradients_certifies_with_no_more_evaluations_in_all(
+    dimension: int,
+) -> None:
+    """`grad=None` is Eq. 5 with γ → ∞, where the direction has no say."""
+    eps = 0.01 if dimension == 1 else 0.05
+    totals = []
+    for seed in range(5):
+        f = Cones(seed, dimension)
+        bounds = [(0, 1)] * dimension
+        found = minimize(f, None, bounds, 1.0, eps=eps, seed=seed)
+        assert found.success
+        assert found.ngev == 0
+        assert found.nfev == f.calls
+        assert found.lower_bound <= f.minimum <= found.fun <= f.minimum + eps
+        same = minimize(f, np.zeros_like, bounds, 1.0, eps=eps, seed=seed, gamma=1e9)
+        assert (found.nfev, found.fun) == (same.nfev, same.fun)
+        guided = minimize(f, f.gradient, bounds, 1.0, eps=eps, seed=seed)
+        totals.append((found.nfev, guided.nfev + guided.ngev))
+    assert sum(total for total, _ in totals) < sum(total for _, total in totals)
