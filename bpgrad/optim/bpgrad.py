@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -89,10 +88,7 @@ class BPGrad(LossAwareOptimizer):
         "seed",
     )
     # Whether λw stands inside the norm, and whether the velocity accumulates η-scaled steps.
-    _variants: ClassVar[Mapping[str, tuple[bool, bool]]] = {
-        "paper": (True, True),
-        "released": (False, False),
-    }
+    _variants: ClassVar = {"paper": (True, True), "released": (False, False)}
     _layout: Layout | None = None  # of the tensors of the last fused step
     _calls = 0
     _exceeded: Tensor | None = None  # host copy of ``exceeded_steps``, up to 100 steps old
@@ -236,11 +232,11 @@ class BPGrad(LossAwareOptimizer):
         velocities = [[self._velocity(p) for p in ps] for ps in params]
         tensors, counts = flat(params, velocities), [len(ps) for ps in params]
         layout = fused_layout(self.param_groups[0], tensors, counts, self._layout)
-        if layout is None:
-            self._step(params, velocities, f)
-        else:
+        if layout is not None:
             fused_step(self.param_groups, tensors, layout, f)
-            self._layout = layout
+        else:
+            self._step(params, velocities, f)
+        self._layout = layout
         if not torch.compiler.is_compiling():
             self._watch()
         return given
