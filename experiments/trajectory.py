@@ -2,7 +2,6 @@
 
 import tempfile
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from bpgrad.records.run_record import RunRecord
-from bpgrad.reporting.runs import read_run
+from bpgrad.errors import Diverged
 from bpgrad.training.config import Config
-from bpgrad.training.identity import run_name
 from bpgrad.training.trainer import train
 
 BLOCK = 8192  # coordinates that are held in float64 at a time
@@ -29,21 +26,25 @@ class Trajectory:
     """A run of BPGrad's paper variant with T iterations and P weights and biases.
 
     `points` are x_1 to x_{T+1} and `directions` d_1 to d_T, each a float32 array of shape (P,);
-    `objective` and `step_size` are f(x_t) and η_t, of shape (T,).
+    `objective` and `step_size` are f(x_t) and η_t, of shape (T,). Of a run that diverged, these are
+    the iterations before that, and `diverged` is true.
     """
 
     points: list[np.ndarray] = field(default_factory=list)
     directions: list[np.ndarray] = field(default_factory=list)
     objective: np.ndarray = field(default_factory=lambda: np.empty(0))
     step_size: np.ndarray = field(default_factory=lambda: np.empty(0))
+    diverged: bool = False
 
 
 def record(cfg: Config) -> Trajectory:
     """Train as configured, on one process, and keep every point and direction (2·T·P floats).
 
-    The run itself is recorded nowhere. Raises what training raises.
+    The run itself is recorded nowhere. Raises what training raises, unless it is that the run
+    diverged.
     """
     found = Trajectory()
+    objective, step_size = list[float](), list[float]()
 
     def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not found.points:
@@ -54,20 +55,31 @@ def record(cfg: Config) -> Trajectory:
 
     def after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found.points.append(_flat(p for p, _ in _parameters(optimizer)))
+        objective.append(float(kwargs["loss"]))
+        step_size.append(float(optimizer.step_size))  # type: ignore[attr-defined]
 
     hooks = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
     try:
         with tempfile.TemporaryDirectory(prefix="bpgrad-trajectory-") as scratch:
             runs, checkpoints = f"{scratch}/runs", f"{scratch}/checkpoints"
-            cfg = replace(cfg, results_root=runs, checkpoint_root=checkpoints)
-            train(cfg)
-            files = RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
-            run = read_run(files, str(cfg.solver["name"]), cfg.seed)
-            found.objective, found.step_size = run.steps("objective"), run.steps("step_size")
+            train(replace(cfg, results_root=runs, checkpoint_root=checkpoints))
+    except Diverged:
+        found.diverged = True
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    found.objective, found.step_size = np.array(objective), np.array(step_size)
+    return _finite(found)
+
+
+def _finite(path: Trajectory) -> Trajectory:
+    """The iterations before the first at which anything is not finite."""
+    after = np.array([np.isfinite(point).all() for point in path.points[1:]])
+    bad = ~(after & np.isfinite(path.objective) & np.isfinite(path.step_size))
+    steps = int(np.argmax(bad)) if bad.any() else len(bad)
+    del path.points[steps + 1 :], path.directions[steps:]
+    path.objective, path.step_size = path.objective[:steps], path.step_size[:steps]
+    return path
 
 
 def _parameters(optimizer: Optimizer) -> Any:

@@ -77,7 +77,7 @@ def measure(chosen: Sequence[Setting], folder: Path, overrides: Sequence[str]) -
             write_meta(folder)
 
 
-def _measure(setting: Setting, folder: Path, overrides: Sequence[str]) -> dict[str, float]:
+def _measure(setting: Setting, folder: Path, overrides: Sequence[str]) -> dict[str, float | None]:
     solver = {"momentum": setting.momentum, "lipschitz": setting.lipschitz, "rho": RHO}
     cfg = load(
         [
@@ -94,7 +94,8 @@ def _measure(setting: Setting, folder: Path, overrides: Sequence[str]) -> dict[s
         write_atomically(folder / setting.file, lambda file: np.savez_compressed(file, **compact))
     tolerance = EQ4_TOLERANCE * np.maximum(path.objective, 1.0)
     held = float(np.mean(sides.rhs - sides.lhs >= -tolerance))
-    return {"held": held} | asdict(premises(path, setting.momentum))
+    diverged = len(path.objective) + 1 if path.diverged else None
+    return {"held": held} | asdict(premises(path, setting.momentum)) | {"diverged": diverged}
 
 
 def _summary(folder: Path) -> pd.DataFrame:
@@ -175,6 +176,13 @@ def _text(summary: pd.DataFrame) -> str:
         cells = [task_title(row["task"]), f"{row['momentum']:g}", f"{row['lipschitz']:g}"]
         cells += [f"{row[column]:.1%}" for column in list(header)[3:]]
         lines.append("| " + " | ".join(cells) + " |")
+    if "diverged" in summary:
+        for row in summary[summary["diverged"].notna()].to_dict("records"):
+            where = f"{task_title(row['task'])}, μ = {row['momentum']:g}, L = {row['lipschitz']:g}"
+            lines.append(
+                f"\n{where}: diverged at iteration {row['diverged']:.0f}; "
+                "the shares are those of the iterations before."
+            )
     seeds = ", ".join(map(str, sorted(summary["seed"].unique())))
     return f"""\
 ![Both sides of Eq. 4](figures/figure5.png)

@@ -35,6 +35,17 @@ def test_trajectories_are_measured_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert np.all(series["relative_step"] > 0)
 
 
+def test_a_trajectory_that_diverges_is_measured_up_to_there(tmp_path: Path) -> None:
+    settings = [Setting("digits", 0.99, lipschitz, 0) for lipschitz in (0.001, 20.0)]
+    figure5.measure(settings, tmp_path, SMALL)
+    table = figure5.evidence(tmp_path)["momentum"]
+    assert 2 <= table["diverged"][0] <= 10 and np.isnan(table["diverged"][1])
+    assert table[list(MOMENTUM.columns)].notna().all(axis=None)
+    text = figure5._text(table)
+    assert f"L = 0.001: diverged at iteration {table['diverged'][0]:.0f};" in text
+    assert text.count("diverged") == 1
+
+
 def test_the_figure_shows_both_sides_for_every_l(tmp_path: Path) -> None:
     settings = [s for s in figure5.settings([0]) if s.momentum in figure5.DRAWN]
     assert len(settings) == 2 * sum(map(len, FIGURE5_L.values()))
