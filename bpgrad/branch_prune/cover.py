@@ -140,6 +140,41 @@ class Cover:
                 self.open.extend(self._split(boxes))
         return None, True
 
+    def nearest(
+        self, measure: Quadratic, most: float, tolerance: float, budget: float
+    ) -> tuple[Array | None, bool]:
+        """The point outside all open balls that has the least measure, to a tolerance.
+
+        Args:
+            measure: of Eq. 5.
+            most: the measure of a point that is known.
+            tolerance: relative, of the measure.
+            budget: number of boxes after which to give up.
+
+        Returns:
+            A point of a measure below ``most``, or None, and whether the search came to its end:
+            no point of X then has a measure below that of the point found, or ``most``, divided by
+            1 + tolerance, but for points within slack/L of a ball.
+        """
+        found = None
+        while self.open:
+            boxes = self.open.popleft()
+            values = np.where(boxes.high <= self.threshold, measure.of(boxes.centres), np.inf)
+            least = int(np.argmin(values))
+            if values[least] < most:
+                most, found = float(values[least]), self.bounds.clip(boxes.centres[least])
+            boxes = boxes.only(
+                (boxes.low < self.threshold - self.slack)
+                & (measure.at_least(boxes.centres, boxes.half) < most / (1.0 + tolerance))
+            )
+            if len(boxes.centres) == 0:
+                continue
+            if budget <= 0:
+                return found, False
+            budget -= len(boxes.centres)
+            self.open.extend(self._split(boxes))
+        return found, True
+
     def bound(self) -> float:
         """A lower bound of f on the box: the least over covered and open boxes."""
         return min([self.lowest, *(float(boxes.low.min()) for boxes in self.open)])

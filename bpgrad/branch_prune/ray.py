@@ -1,10 +1,11 @@
 """Eq. 5's measure of a point, and its minima on spheres and segments."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from bpgrad.branch_prune.problem import Array
+from bpgrad.branch_prune.problem import Array, Box
 
 #: Angles at which the measure is computed on a circle, three times over, each time nearer to the
 #: least; the measure there is then within some 1e-8 of its minimum, relative to the radius squared.
@@ -38,6 +39,30 @@ class Quadratic:
 
     def _along(self, p: Array) -> Array:
         return np.where(p > 0.0, self.kappa, 1.0) * p**2
+
+    def at_least(self, centres: Array, half: Array) -> Array:
+        """Lower bounds on boxes of half the sides ``half``, (D,), around n centres, (n, D).
+
+        The measure is convex: it lies above its tangent plane at the centre.
+        """
+        offsets = self.origin - centres
+        p = offsets @ self.direction
+        part = np.where(p > 0.0, self.kappa, 1.0) * p
+        # Half the gradient, with the sign turned.
+        slope = offsets + (part - p)[:, None] * self.direction
+        return np.asarray(self.of(centres) - 2.0 * np.abs(slope) @ half)
+
+    def around(self, value: float, box: Box) -> Box:
+        """The part of a box in which the measure can be below a value."""
+        q = math.sqrt(value)
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            long = np.sqrt(value * (1.0 + self.direction**2 * (np.divide(1.0, self.kappa) - 1.0)))
+        long = np.where(self.direction == 0.0, q, long)
+        lower = np.where(self.direction > 0.0, long, q)
+        upper = np.where(self.direction < 0.0, long, q)
+        return Box(
+            np.maximum(box.lower, self.origin - lower), np.minimum(box.upper, self.origin + upper)
+        )
 
     def tips(self, centres: Array, radii: Array, most: float = np.inf) -> tuple[Array, np.ndarray]:
         """Where the measure is least near the ray on spheres that the ray leaves.

@@ -16,6 +16,11 @@ BUDGET = {2: 10**9, 3: 3 * 10**5}
 BUDGET_BEYOND = 3 * 10**4
 #: Boxes with which a bound is improved at the end of a search that was cut short.
 BUDGET_OF_BOUND = 3 * 10**4
+#: Relative error of Eq. 5's measure in three and more dimensions.
+TOLERANCE = 0.1
+#: Boxes with which the solution of Eq. 5 is looked for before that is given up, by dimension.
+BUDGET_OF_MEASURE = {3: 10**4, 4: 10**4}
+BUDGET_OF_MEASURE_BEYOND = 10**3
 #: Uniform points that come before the boxes in three and more dimensions.
 RANDOM_POINTS = 512
 #: Relative rounding error that is allowed in a distance, as a multiple of the unit round-off.
@@ -129,6 +134,19 @@ class _RaySampler:
         """Of the balls, (n,)."""
         return (self.samples.f - self.threshold) / self.lipschitz
 
+    def next(self, direction: Array) -> Point | None:
+        """See `Sampler`."""
+        self.undecided = False
+        measure = Quadratic(self.samples.x[-1], direction, self.kappa)
+        step, how = self._along_ray(measure.origin, direction, self.radii)
+        if step is not None and (how == "step" or self.kappa == 0.0):
+            return step, how
+        return self._solution(measure, step)
+
+    def _solution(self, measure: Quadratic, step: Array | None) -> Point | None:
+        """Eq. 5's, where it is not Eq. 12's point; `step` is the ray's exit, if there is one."""
+        raise NotImplementedError
+
     def certified(self) -> float:
         """See `Sampler`."""
         cover = self.cover or self._new_cover()
@@ -145,14 +163,14 @@ class _RaySampler:
         floor = self.threshold - (self.samples.f_min - self.threshold)
         return Cover(self.samples, self.box, self.lipschitz, self.threshold, floor, self.slack)
 
-    def _by_boxes(self, measure: Quadratic) -> Point | None:
+    def _by_boxes(self, measure: Quadratic) -> Array | None:
         """A point that the subdivision finds; if there is none, whether that is certain."""
         if self.cover is None:
             self.cover = self._new_cover()
         point, ended = self.cover.search(measure, BUDGET.get(self.box.dim, BUDGET_BEYOND))
         self.resolution = self.cover.resolution
         self.undecided = point is None and not ended
-        return None if point is None else (point, "search")
+        return point
 
     def _along_ray(self, origin: Array, direction: Array, radii: Array) -> tuple[Array | None, str]:
         """The first admissible point of the ray from the origin along −d, and how it was found."""
@@ -180,7 +198,8 @@ class PlaneSampler(_RaySampler):
     If Eq. 12's point x_t − r_t d is admissible it solves Eq. 5 exactly, since the measure is at
     least κr_t² outside the ball around x_t. If not, the solution is the ray's exit, or a point of
     the `Arcs`; these have the least to a relative error of 1e-6. When nothing is left of them, the
-    boxes of a `Cover` decide whether X is covered; a point that only they find is taken as it is.
+    boxes of a `Cover` decide whether X is covered; a point that only they find (in a rest as small
+    as the rounding of the arcs) is taken as it is.
     """
 
     arcs: Arcs | None = None
@@ -197,31 +216,28 @@ class PlaneSampler(_RaySampler):
         else:
             self.arcs.add(self.samples.x, self.radii)
 
-    def next(self, direction: Array) -> Point | None:
-        """See the class."""
-        self.undecided = False
-        origin, radii = self.samples.x[-1], self.radii
-        measure = Quadratic(origin, direction, self.kappa)
-        step, how = self._along_ray(origin, direction, radii)
-        if step is not None and (how == "step" or self.kappa == 0.0):
-            return step, how
+    def _solution(self, measure: Quadratic, step: Array | None) -> Point | None:
         if self.arcs is None:
-            self.arcs = Arcs(self.samples.x, radii, self.box)
-        found = self.arcs.nearest(measure, self.samples.x, radii)
+            self.arcs = Arcs(self.samples.x, self.radii, self.box)
+        found = self.arcs.nearest(measure, self.samples.x, self.radii)
         if step is not None and (found is None or float(measure.of(step[None])[0]) <= found[0]):
-            return step, how
+            return step, "ray"
         if found is not None:
             return found[1], "search"
-        return self._by_boxes(measure)
+        point = self._by_boxes(measure)
+        return None if point is None else (point, "candidate")
 
 
 class SpaceSampler(_RaySampler):
     """Three and more dimensions: the ray, spheres near it, random points, then boxes.
 
-    Eq. 12's point is taken if it is admissible, since it solves Eq. 5 exactly. Otherwise the best
-    of the ray's exit and, on the spheres that the ray leaves, the points of least measure; if none
-    of these is admissible, the best of `RANDOM_POINTS` uniform points that are; and then a point
-    that a `Cover` finds. How far these are from the solution of Eq. 5 is not known.
+    Eq. 12's point is taken if it is admissible, since it solves Eq. 5 exactly. Otherwise a point to
+    begin with is the best of the ray's exit and, on the spheres that the ray leaves, the points of
+    least measure; if none of these is admissible, the best of `RANDOM_POINTS` uniform points that
+    are; and then a point that the boxes of a `Cover` find. From there a subdivision of where the
+    measure is less looks for a better one, until none has a measure below 1/(1 + `TOLERANCE`) of
+    the best, or `BUDGET_OF_MEASURE` boxes were examined. Only in the latter case is it not known
+    how far the point is from the solution of Eq. 5, and it is marked ``"candidate"``.
     """
 
     def lower(self, threshold: float, slack: float) -> None:
@@ -234,28 +250,41 @@ class SpaceSampler(_RaySampler):
         else:
             self.cover.update(threshold, slack)
 
-    def next(self, direction: Array) -> Point | None:
-        """See the class."""
-        self.undecided = False
-        origin, radii = self.samples.x[-1], self.radii
-        measure = Quadratic(origin, direction, self.kappa)
-        step, how = self._along_ray(origin, direction, radii)
-        if step is not None and (how == "step" or self.kappa == 0.0):
-            return step, how
+    def _solution(self, measure: Quadratic, step: Array | None) -> Point | None:
+        start = self._start(measure, step, self.radii)
+        if start is None:
+            return None
+        best, ended = self._improved(measure, start)
+        if not ended:
+            return best, "candidate"
+        return best, "ray" if best is step else "search"
+
+    def _start(self, measure: Quadratic, step: Array | None, radii: Array) -> Array | None:
+        """An admissible point, the ray's exit or a better one; None if none was found."""
         tips, _ = measure.tips(self.samples.x, radii)
         inside = np.all((tips >= self.box.lower) & (tips <= self.box.upper), axis=1)
         found = self._best(measure, tips[inside], radii)
         if step is not None:
-            value = float(measure.of(step[None])[0])
-            if found is None or value <= float(measure.of(found[None])[0]):
-                return step, how
+            steps = [step] if found is None else [step, found]
+            return steps[int(np.argmin(measure.of(np.stack(steps))))]
         if found is not None:
-            return found, "search"
+            return found
         uniform = self.rng.uniform(self.box.lower, self.box.upper, (RANDOM_POINTS, self.box.dim))
         found = self._best(measure, self.box.clip(uniform), radii)
         if found is not None:
-            return found, "random"
+            return found
         return self._by_boxes(measure)
+
+    def _improved(self, measure: Quadratic, start: Array) -> tuple[Array, bool]:
+        """A better point if there is one, and whether it solves Eq. 5 to the tolerance."""
+        most = float(measure.of(start[None])[0])
+        region = measure.around(most, self.box)
+        cover = Cover(
+            self.samples, region, self.lipschitz, self.threshold, self.threshold, self.slack
+        )
+        budget = BUDGET_OF_MEASURE.get(self.box.dim, BUDGET_OF_MEASURE_BEYOND)
+        found, ended = cover.nearest(measure, most, TOLERANCE, budget)
+        return start if found is None else found, ended
 
     def _best(self, measure: Quadratic, points: Array, radii: Array) -> Array | None:
         """The admissible point of least measure; None if none is admissible."""

@@ -70,8 +70,10 @@ class History:
         rho: ρ with which sample t was looked for, (T,); 0 for the first.
         lipschitz: L at that time, (T,); it varies only if it is estimated.
         how: how the point was found, (T,): ``"first"``, ``"step"`` (Eq. 12's own point, which is
-            then the exact solution of Eq. 5), ``"ray"`` (farther along the ray), ``"search"`` (off
-            the ray), ``"random"``, ``"box"`` (where least was proved, and not outside all balls).
+            then the exact solution of Eq. 5), ``"ray"`` (farther along the ray) and ``"search"``
+            (off the ray), which solve Eq. 5 to the tolerance, ``"candidate"`` (outside all balls,
+            but the search for Eq. 5's solution was given up), ``"random"``, ``"box"`` (where least
+            was proved, and not outside all balls).
         coverings: one row each time X was found covered, (K, 4): number of samples, ρ, m, and the
             lower bound which that certifies.
         offset: what was added to f.

@@ -116,9 +116,11 @@ def minimize(
     open balls that is nearest, in the sense of Eq. 5, to a step from the latest sample against its
     gradient. When the closed balls cover the box, ρm is a lower bound of f, and ρ is raised.
 
-    In one dimension all of this is exact up to rounding. In two, Eq. 5 is solved to a relative
-    error of 1e-6; from three on, its solution is approximated by the best of some admissible points
-    on and near the ray, and to no stated tolerance. Covering is decided by subdivision of the box,
+    In one dimension all of this is exact up to rounding. In more, Eq. 5 is solved to a relative
+    error of its measure: 1e-6 in two dimensions, 10 % from three on, but for points that lie
+    outside all balls by less than the slack of the covering. In three dimensions the search for
+    the solution is seldom given up, in five it mostly is; then the best admissible point found is
+    taken, and ``history.how`` says ``"candidate"``. Covering is decided by subdivision of the box,
     to the ``resolution`` that the result reports; what the resolution costs is taken off the lower
     bound. From three dimensions on the subdivision may be given up, which certifies nothing: ρ is
     raised, and at the last ρ the point is sampled where least is proved. Certificates can be
