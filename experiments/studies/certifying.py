@@ -24,7 +24,14 @@ from experiments.studies.test_functions import TestFunction
 GAPS = {1: (0.1, 0.01), 2: (0.5, 0.1)}
 #: A run ends after so many evaluations or so much CPU time.
 MOST_EVALUATIONS = 50_000
-MOST_SECONDS = 10.0
+MOST_SECONDS = 300.0
+#: Functions and parts that take Algorithm 1 minutes: one run each, of the first seed.
+ONCE = {
+    ("Rosenbrock, D = 2", 0.1),
+    ("Deb N.1, D = 2", 0.5),
+    ("Deb N.1, D = 2", 0.1),
+    ("Six-hump camel, D = 2", 0.1),
+}
 
 
 def _search(f: TestFunction, c: Counter, seed: int, eps: float, *, gradients: bool = True) -> None:

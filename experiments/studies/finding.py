@@ -20,7 +20,7 @@ from experiments.studies.test_functions import TestFunction, all_functions
 ACCURACIES = (0.90, 0.95, 0.99)
 #: A run ends after so many evaluations, of f and of its gradient together, or so much CPU time.
 MOST_EVALUATIONS = 1000
-MOST_SECONDS = 1.0
+MOST_SECONDS = 5.0
 #: Sobol points with which the mean of f on the box is found, as a power of 2.
 MEAN_POINTS = 16
 

@@ -52,7 +52,8 @@ def _certify() -> Iterator[list[tuple[Any, ...]]]:
     for seed in CERTIFIED_SEEDS:
         for function in all_functions():
             for part in certifying.GAPS.get(function.dim, ()):
-                yield [(function, part, method, seed) for method in certifying.CERTIFIERS]
+                if seed == CERTIFIED_SEEDS[0] or (function.label, part) not in certifying.ONCE:
+                    yield [(function, part, method, seed) for method in certifying.CERTIFIERS]
 
 
 def _complete(
