@@ -304,8 +304,7 @@ def test_what_is_committed_is_small_and_says_nothing_of_the_workplace() -> None:
     for name in filter(None, listed.stdout.split("\0")):
         path = ROOT / name
         if path.exists():
-            # The results page has all figures in it.
-            assert path.stat().st_size < (2**22 if name == "results/index.html" else 2**21), name
+            assert path.stat().st_size < 2**21, name
     for record in (ROOT / "results" / "runs").glob("*/*/*"):
         assert sum(f.stat().st_size for f in record.iterdir()) < 150_000, record
     home = os.path.expanduser("~") + "/"

@@ -156,8 +156,12 @@ def _sides(panel: Axes, frame: pd.DataFrame, setting: Setting) -> None:
     values = FIGURE5_L[setting.task]
     color = colormaps["cividis"](0.85 * values.index(setting.lipschitz) / (len(values) - 1))
     iterations = np.arange(1, len(frame) + 1)
-    panel.plot(iterations, frame["lhs"], ".", color=color, markersize=2, alpha=0.5, rasterized=True)
-    panel.plot(iterations, frame["rhs"], color=color, label=f"L = {setting.lipschitz:g}")
+    # The dots of all L lie below the lines of all, and so in one picture.
+    panel.plot(
+        *(iterations, frame["lhs"], "."),
+        color=color, markersize=2, alpha=0.5, rasterized=True, zorder=2,
+    )  # fmt: skip
+    panel.plot(iterations, frame["rhs"], color=color, label=f"L = {setting.lipschitz:g}", zorder=3)
 
 
 def _text(summary: pd.DataFrame) -> str:
