@@ -14,6 +14,7 @@ import yaml
 
 from bpgrad.errors import RecordError
 from bpgrad.records.run_record import Row, RunRecord
+from experiments.runner import leaves
 
 ABSENT = "absent"
 # Of each start of a run, what may change numbers; a run in several parts may have several values.
@@ -46,7 +47,7 @@ class Side:
     def config(self) -> dict[str, Any]:
         path = self.record.directory / "config.yaml"
         try:
-            return dict(_leaves(yaml.safe_load(path.read_text(encoding="utf-8"))))
+            return dict(leaves(yaml.safe_load(path.read_text(encoding="utf-8"))))
         except (OSError, yaml.YAMLError, AttributeError) as error:
             raise RecordError(f"{path}: cannot be read ({error}); run it again") from error
 
@@ -292,11 +293,3 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = ("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows)
     return [f"  {line}".rstrip() for line in padded]
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -62,8 +62,8 @@ def prepare(
             declared = [*run.overrides, f"scale={scale}"]
             composed[key] = _compose(run, [*declared, *overrides])
             if overrides:
-                before = dict(_flat(describe(_compose(run, declared))))
-                after = _flat(describe(composed[key]))
+                before = dict(leaves(describe(_compose(run, declared))))
+                after = leaves(describe(composed[key]))
                 changes |= {f"{k}={v}": None for k, v in after if before.get(k, ...) != v}
         runs.append((run, _with_seed(composed[key], run)))
     name = experiment.name
@@ -208,10 +208,10 @@ def record_of(cfg: Config) -> RunRecord:
     return RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested mappings by their dotted keys."""
     for key, value in node.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

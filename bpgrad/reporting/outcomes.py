@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from bpgrad.reporting import curves
 from bpgrad.reporting.runs import Comparison
@@ -33,6 +33,7 @@ def draw_variants(title: str, comparisons: Sequence[Comparison]) -> Figure:
         for panels, comparison, solvers in zip(rows, comparisons, shown, strict=True):
             for panel, (column, words) in zip(panels, _columns(comparison), strict=True):
                 panel.set_title(f"{task_title(comparison.task)}: {words}", loc="left")
+                panel.xaxis.set_major_locator(MaxNLocator(5))
                 for k, solver in enumerate(solvers):
                     values = _last(comparison, solver, column)
                     panel.plot(values, [k] * len(values), "o", color=DOT, markersize=5)
