@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bpgrad.records.files import write_text
-from bpgrad.reporting import document, interactive, page, readme
+from bpgrad.reporting import document, endings, interactive, page, readme
 from bpgrad.reporting.document import Document, JudgedClaim
 from bpgrad.reporting.verdicts import TOO_FEW
 from experiments import claims, declaration, prose, runner, studies
@@ -164,6 +164,9 @@ def _section(found: Found, judged: Sequence[JudgedClaim]) -> document.Section:
         found.comparisons,
         f"make {declared.name}",
     )
+    if isinstance(declared, Experiment):
+        answers = (endings.answer(declared.shows, each) for each in found.comparisons)
+        text = "\n\n".join([text, *filter(None, answers)])
     section = document.Section(
         declared.name, found.title, text, found.comparisons, in_paper=declared.paper is not None
     )

@@ -3,12 +3,12 @@
 import textwrap
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from bpgrad.reporting import curves
+from bpgrad.reporting.endings import labels_by_setting, last, shown_columns, title_of
 from bpgrad.reporting.runs import Comparison
 from bpgrad.reporting.style import line_styles, task_title
 
@@ -31,14 +31,15 @@ def draw_variants(title: str, comparisons: Sequence[Comparison]) -> Figure:
             len(comparisons), 2, squeeze=False, sharey="row", height_ratios=heights
         )
         for panels, comparison, solvers in zip(rows, comparisons, shown, strict=True):
-            for panel, (column, words) in zip(panels, _columns(comparison), strict=True):
+            for panel, (column, metric) in zip(panels, shown_columns(comparison), strict=True):
+                words = title_of(column, metric)
                 panel.set_title(f"{task_title(comparison.task)}: {words}", loc="left")
                 panel.xaxis.set_major_locator(MaxNLocator(5))
                 for k, solver in enumerate(solvers):
-                    values = _last(comparison, solver, column)
+                    values = last(comparison, solver, column)
                     panel.plot(values, [k] * len(values), "o", color=DOT, markersize=5)
                 panel.axvline(
-                    _last(comparison, solvers[0], column).mean(), color="#888888", zorder=0
+                    last(comparison, solvers[0], column).mean(), color="#888888", zorder=0
                 )
             panels[0].set_yticks(range(len(solvers)), solvers)
             panels[0].invert_yaxis()
@@ -58,7 +59,8 @@ def draw_sweep(title: str, comparisons: Sequence[Comparison]) -> Figure:
         figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
         rows = figure.subplots(len(comparisons), 2, squeeze=False)
         for panels, comparison in zip(rows, comparisons, strict=True):
-            for panel, (column, words) in zip(panels, _columns(comparison), strict=True):
+            for panel, (column, metric) in zip(panels, shown_columns(comparison), strict=True):
+                words = title_of(column, metric)
                 panel.set_title(f"{task_title(comparison.task)}: {words}", loc="left")
                 _sweep(panel, comparison, column)
             lines = {str(line.get_label()): line for line in panels[0].get_lines()}
@@ -75,18 +77,14 @@ def draw_sweep(title: str, comparisons: Sequence[Comparison]) -> Figure:
 
 
 def _sweep(panel: Axes, comparison: Comparison, column: str) -> None:
-    settings: dict[str, dict[float, str]] = {}
-    names: dict[str, str] = {}
-    for label in comparison.solvers:
-        solver, _, setting = label.partition(", ")
-        names[solver], _, value = setting.partition(" = ")
-        settings.setdefault(solver, {})[float(value)] = label
+    settings = labels_by_setting(comparison)
     styles = line_styles(tuple(settings))
     for solver, labels in settings.items():
-        middle = sorted(labels)[len(labels) // 2]
+        middle = list(labels)[len(labels) // 2]
+        name = labels[middle].partition(", ")[2].partition(" = ")[0]
         found = {
-            value / middle: _last(comparison, label, column).mean()
-            for value, label in sorted(labels.items())
+            value / middle: last(comparison, label, column).mean()
+            for value, label in labels.items()
             if comparison.finished(label)
         }
         style = styles[solver]
@@ -97,23 +95,9 @@ def _sweep(panel: Axes, comparison: Comparison, column: str) -> None:
             markersize=3.5,
             color=style.color,
             linewidth=style.width,
-            label=f"{solver}, {names[solver]} = {middle:g}",
+            label=f"{solver}, {name} = {middle:g}",
         )
         if style.dashes:
             line.set_dashes(style.dashes)
     panel.set_xscale("log")
     panel.xaxis.set_minor_locator(NullLocator())
-
-
-def _columns(comparison: Comparison) -> list[tuple[str, str]]:
-    """The two columns of the records that are shown, and what they are called."""
-    (_, objective), (name, metric) = list(comparison.metrics.items())[:2]
-    unit = f" ({metric.unit})" if metric.unit else ""
-    return [
-        ("train_objective", f"training {objective.title}"),
-        (f"val_{name}", f"validation {metric.title}{unit}"),
-    ]
-
-
-def _last(comparison: Comparison, solver: str, column: str) -> np.ndarray:
-    return np.array([run.rows[column].iloc[-1] for run in comparison.finished(solver)])
