@@ -20,7 +20,7 @@ from enum import StrEnum
 
 from bpgrad.reporting.statistics import MIN_SEEDS, BySeed, PairedTest, holm, paired_test, summarise
 
-TOO_FEW = f"Nothing is decided below {MIN_SEEDS} seeds."
+TOO_FEW = f"Nothing is decided below {MIN_SEEDS} seeds, and one says nothing of how many it takes."
 
 
 class Outcome(StrEnum):
@@ -76,6 +76,8 @@ class Verdict:
                 return f"{self.outcome}: needs {self.needs}"
             case Outcome.UNDECIDED if self.needed is not None:
                 return f"{self.outcome} (n = {self.n}, needs {self.needed})"
+            case Outcome.UNDECIDED if self.n < MIN_SEEDS:
+                return f"{self.outcome} (n = {self.n}, needs {MIN_SEEDS} at least)"
             case Outcome.UNDECIDED:
                 return f"{self.outcome} (n = {self.n}, needed n unknown)"
             case _:

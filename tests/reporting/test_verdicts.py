@@ -214,7 +214,7 @@ def test_verdicts_in_a_few_words() -> None:
     assert str(decide([BETTER], range(5))) == "reproduced (n = 5)"
     assert str(decide([WORSE], range(5))) == "not reproduced (n = 5)"
     assert str(Verdict(Outcome.UNDECIDED, "", n=5, needed=12)) == "undecided (n = 5, needs 12)"
-    assert str(decide([BETTER], range(1))) == "undecided (n = 1, needed n unknown)"
+    assert str(decide([BETTER], range(1))) == "undecided (n = 1, needs 3 at least)"
     assert str(not_run("figure7 on mnist: Adam")) == "not run: needs figure7 on mnist: Adam"
 
 
