@@ -13,6 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `experiments`
+
 from bpgrad.records.files import write_atomically
 from bpgrad.reporting import curves
 from experiments.studies import RESULTS, figure1

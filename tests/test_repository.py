@@ -286,6 +286,26 @@ def test_imports_run_one_way() -> None:
         assert imports_of(path) <= allowed, path
 
 
+def test_the_scripts_find_what_they_import_from_any_folder(tmp_path: Path) -> None:
+    scripts = sorted(map(str, (ROOT / "scripts").glob("*.py")))
+    assert len(scripts) > 5
+    program = """
+import runpy, sys
+path = list(sys.path)
+for script in sys.argv[1:]:
+    sys.path[:] = path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "experiments"]:
+        del sys.modules[name]  # of the script before
+    runpy.run_path(script)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *scripts],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": ""},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_the_main_path_can_be_read_in_one_sitting() -> None:
     path = ("run.py", "bpgrad/training/trainer.py", "bpgrad/tasks/classification.py")
     lines = {p: len((ROOT / p).read_text().splitlines()) for p in (*path, "bpgrad/optim/bpgrad.py")}

@@ -32,9 +32,10 @@ def run(folder: Path, *, seeds: Sequence[int] = (), overrides: Sequence[str] = (
     """
     if overrides:
         raise ConfigError(f"samplers has no settings, unlike {' '.join(overrides)}")
-    _complete(folder / FOUND, FOUND_KEY, _find(seeds or SEEDS), finding.find)
-    _complete(folder / CERTIFIED, CERTIFIED_KEY, _certify(), certifying.certify)
-    write_meta(folder)
+    found = _complete(folder / FOUND, FOUND_KEY, _find(seeds or SEEDS), finding.find)
+    certified = _complete(folder / CERTIFIED, CERTIFIED_KEY, _certify(), certifying.certify)
+    if found or certified:
+        write_meta(folder)
 
 
 def _find(seeds: Sequence[int]) -> Iterator[list[tuple[Any, ...]]]:
@@ -61,10 +62,11 @@ def _complete(
     key: list[str],
     groups: Iterator[list[tuple[Any, ...]]],
     compute: Callable[..., dict[str, Any]],
-) -> None:
-    """Add the missing rows to a table, and write it after each group."""
+) -> int:
+    """Add the missing rows to a table, and write it after each group; how many there were."""
     rows: list[Any] = pd.read_csv(path).to_dict("records") if path.exists() else []
     known = {tuple(row[column] for column in key) for row in rows}
+    before = len(rows)
     for group in groups:
         missing = [cell for cell in group if (cell[0].label, *cell[1:]) not in known]
         for function, *others in missing:
@@ -72,6 +74,7 @@ def _complete(
             rows.append({**dict(zip(key, (function.label, *others), strict=True)), **found})
         if missing:
             write_text(path, _csv(pd.DataFrame(rows), "%.4g"))
+    return len(rows) - before
 
 
 def _csv(table: pd.DataFrame, digits: str) -> str:
