@@ -58,7 +58,14 @@ def _variants(comparison: Comparison) -> Iterator[str]:
 
 def _sweep(comparison: Comparison) -> Iterator[str]:
     (objective, _), (column, metric) = shown_columns(comparison)
-    budget = max(len(labels) for labels in labels_by_setting(comparison).values())
+    complete = {
+        solver: labels
+        for solver, labels in labels_by_setting(comparison).items()
+        if all(comparison.finished(s) or _diverged(comparison, s) for s in labels.values())
+    }
+    if not complete:
+        return
+    budget = max(len(labels) for labels in complete.values())
     yield (
         f"On {task_title(comparison.task)}, with {budget} settings a solver: what the paper's "
         "setting reaches, which is the middle one, and what the one does that reaches the lowest "
@@ -68,7 +75,7 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
     title = title_of(column, metric)
     yield f"| solver | middle | its {title} | chosen | its {title} | from – to | failed |"
     yield "| --- | --- | ---: | --- | ---: | ---: | --- |"
-    for solver, labels in labels_by_setting(comparison).items():
+    for solver, labels in complete.items():
         done = [label for label in labels.values() if comparison.finished(label)]
         if not done:
             continue
@@ -85,7 +92,10 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
         ]
         yield f"| {' | '.join(cells)} |"
     yield ""
-    yield "Settings that failed diverged; the range is that of the others."
+    yield (
+        "Settings that failed diverged; the range is that of the others. Solvers of which a setting "
+        "is missing are left out."
+    )
 
 
 def shown_columns(comparison: Comparison) -> list[tuple[str, Metric]]:

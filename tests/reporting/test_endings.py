@@ -51,7 +51,9 @@ def test_a_sweep_shows_the_middle_and_what_the_training_objective_chooses(tmp_pa
     record = RunRecord(tmp_path / "runs", tmp_path / "checkpoints", "mnist/B/seed0-1")
     record.write_config({"epochs": 3, "precision": "fp32"})
     record.write_meta(runs[0].meta | {"diverged": {"epoch": 1, "iteration": 3}})
-    text = answer("sweep", compare(*runs, read_run(record, "B, L = 2", 0)))
+    cut = [make_run(tmp_path, "C, lr = 1"), make_run(tmp_path, "C, lr = 2", done=1)]
+    assert answer("sweep", compare(*cut)) == ""
+    text = answer("sweep", compare(*runs, read_run(record, "B, L = 2", 0), *cut))
     assert _rows(text) == [
         ["A", "lr = 1", "6.00", "lr = 0.1", "4.00", "4.00 – 20.00", "none"],
         ["B", "L = 2", "–", "L = 1", "10.00", "10.00 – 10.00", "L = 2"],
