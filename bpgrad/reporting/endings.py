@@ -93,8 +93,8 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     yield ""
     yield (
-        "Settings that failed diverged; the range is that of the others. Solvers of which a setting "
-        "is missing are left out."
+        "Settings that failed diverged; the range is that of the others. Solvers of which a "
+        "setting is missing are left out."
     )
 
 
