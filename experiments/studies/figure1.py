@@ -130,8 +130,9 @@ def draw_balls(panel: Axes, samples: pd.DataFrame, n: int, rho: float) -> None:
     rows = samples.iloc[:n]
     radii = (rows["f"] - rho * rows["f_min"].iloc[-1]) / LIPSCHITZ
     for a, b, radius in zip(rows["x"], rows["y"], radii, strict=True):
-        panel.add_patch(Circle((a, b), radius, facecolor=BALL, alpha=0.16, linewidth=0))
-        panel.add_patch(Circle((a, b), radius, fill=False, edgecolor=BALL, linewidth=0.5))
+        panel.add_patch(
+            Circle((a, b), radius, facecolor=(BALL, 0.16), edgecolor=BALL, linewidth=0.5)
+        )
     panel.plot(rows["x"], rows["y"], ".", color=POINT, markersize=3.5)
     best = rows.iloc[int(rows["f"].to_numpy().argmin())]
     panel.plot(*MINIMISER, "+", color=BEST, markersize=11, markeredgewidth=2)
