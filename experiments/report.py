@@ -15,7 +15,6 @@ from rich.text import Text
 from bpgrad.records.files import write_text
 from bpgrad.reporting import document, endings, interactive, page, readme
 from bpgrad.reporting.document import Document, JudgedClaim
-from bpgrad.reporting.verdicts import TOO_FEW
 from experiments import claims, declaration, prose, runner, studies
 from experiments.claims import CLAIMS, Evidence
 from experiments.declaration import Experiment, Study
@@ -143,13 +142,10 @@ def show_verdicts(console: Console) -> None:
     for claim in judged:
         verdict, color = claim.verdict, _screen_color(claim)
         needs = "" if verdict.needed is None else f" Needs n = {verdict.needed}."
-        why = verdict.sentence.removesuffix(TOO_FEW).strip()
-        says = Text(f"{claim.text}. ").append(f"{why}{needs}", style="dim")
+        says = Text(f"{claim.text}. ").append(f"{verdict.sentence}{needs}", style="dim")
         words = f"{document.SIGNS[verdict.outcome]} {verdict.outcome}"
         table.add_row(Text(claim.id, style=color), Text(words, style=color), says)
     console.print(table)
-    if any(claim.verdict.sentence.endswith(TOO_FEW) for claim in judged):
-        console.print(f"\n{TOO_FEW}", style="dim", highlight=False)
 
 
 def _screen_color(claim: JudgedClaim) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from bpgrad.errors import RecordError
 
@@ -191,6 +191,16 @@ def needed_pairs(mean: float, std: float, level: float = ALPHA, power: float = P
         middle = (low + high) // 2
         low, high = (low, middle) if power_of(middle, effect, level) >= power else (middle, high)
     return high if high <= MAX_SEEDS else None
+
+
+def largest_std(mean: float, n: int, level: float = ALPHA, power: float = POWER) -> float:
+    """The standard deviation of the differences up to which `n` pairs have the power.
+
+    What `needed_pairs` cannot say of a single pair, which has no deviation, turned round. `mean` is
+    the one observed, taken for the true one.
+    """
+    effect = optimize.brentq(lambda d: power_of(n, d, level) - power, 0.0, 1000.0)
+    return abs(mean) / float(effect)
 
 
 def power_of(n: int, effect: float, level: float = ALPHA) -> float:

@@ -18,9 +18,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bpgrad.reporting.statistics import MIN_SEEDS, BySeed, PairedTest, holm, paired_test, summarise
-
-TOO_FEW = f"Nothing is decided below {MIN_SEEDS} seeds, and one says nothing of how many it takes."
+from bpgrad.reporting.statistics import (
+    MIN_SEEDS,
+    MIN_SEEDS_WILCOXON,
+    POWER,
+    BySeed,
+    PairedTest,
+    holm,
+    largest_std,
+    paired_test,
+    summarise,
+)
 
 
 class Outcome(StrEnum):
@@ -183,7 +191,8 @@ def decide(inequalities: Sequence[Inequality], planned: Collection[int]) -> Verd
         f"{len(open_)} of {len(tests)} open: {inequalities[k].text}, difference {_words(tests[k])}."
     )
     if n < MIN_SEEDS:
-        sentence += f" {TOO_FEW}"
+        sentence += f" Nothing is decided below {MIN_SEEDS} seeds"
+        sentence += _enough(tests[k].mean, min(t.level for t in tests)) if n == 1 else "."
     return Verdict(
         Outcome.UNDECIDED, sentence, tuple(numbers), n, _needed(tests, n), leaning=leaning
     )
@@ -287,6 +296,15 @@ def _needed(tests: Sequence[PairedTest], n: int) -> int | None:
     if against:
         return max(n + 1, min(against))
     return max(n + 1, *for_it) if len(for_it) == len(tests) else None
+
+
+def _enough(mean: float, level: float) -> str:
+    """How little a difference must vary for some seeds to decide it: all that one seed can say."""
+    few, many = (f"{largest_std(mean, n, level):.2g}" for n in (MIN_SEEDS, MIN_SEEDS_WILCOXON))
+    return (
+        f"; {MIN_SEEDS} decide it up to σ = {few} over seeds, {MIN_SEEDS_WILCOXON} up to {many} "
+        f"(power {100 * POWER:g} %)."
+    )
 
 
 def _means(inequality: Inequality, left: BySeed, right: BySeed) -> list[Number]:

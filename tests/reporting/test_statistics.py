@@ -17,6 +17,7 @@ from bpgrad.reporting.statistics import (
     compare_column,
     exact_wilcoxon,
     holm,
+    largest_std,
     needed_pairs,
     paired_test,
     power_of,
@@ -292,6 +293,21 @@ def test_needed_pairs_is_the_first_number_with_the_power(effect: float, level: f
     assert n is not None
     assert power_of(n, effect, level) >= 0.8
     assert n == 3 or power_of(n - 1, effect, level) < 0.8
+
+
+@given(
+    st.floats(-1e3, 1e3).filter(lambda mean: abs(mean) > 1e-9),
+    st.sampled_from([3, 8, 20]),
+    st.sampled_from([0.05, 0.05 / 7]),
+)
+@settings(max_examples=50)
+def test_the_largest_std_is_where_more_pairs_begin_to_be_needed(
+    mean: float, n: int, level: float
+) -> None:
+    std = largest_std(mean, n, level)
+    assert needed_pairs(mean, 0.999 * std, level) in range(3, n + 1)
+    assert needed_pairs(mean, 1.001 * std, level) == n + 1
+    assert largest_std(0, n, level) == 0
 
 
 def test_power_is_the_share_of_significant_samples() -> None:

@@ -1,6 +1,7 @@
 """Rules that turn numbers into verdicts."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -214,7 +215,12 @@ def test_verdicts_in_a_few_words() -> None:
     assert str(decide([BETTER], range(5))) == "reproduced (n = 5)"
     assert str(decide([WORSE], range(5))) == "not reproduced (n = 5)"
     assert str(Verdict(Outcome.UNDECIDED, "", n=5, needed=12)) == "undecided (n = 5, needs 12)"
-    assert str(decide([BETTER], range(1))) == "undecided (n = 1, needs 3 at least)"
+    one = decide([BETTER], range(1))
+    assert str(one) == "undecided (n = 1, needs 3 at least)"
+    words = re.search(r"3 decide it up to σ = (\S+) over seeds, 8 up to (\S+) ", one.sentence)
+    assert words is not None
+    assert 0 < float(words[1]) < float(words[2])
+    assert "decide it" not in decide([BETTER], range(2)).sentence
     assert str(not_run("figure7 on mnist: Adam")) == "not run: needs figure7 on mnist: Adam"
 
 
