@@ -23,7 +23,7 @@ from scipy.optimize import OptimizeResult
 
 from bpgrad.branch_prune import minimize
 from bpgrad.errors import BPGradError
-from bpgrad.records.files import write_text
+from bpgrad.records.files import replace_between, write_text
 from bpgrad.records.provenance import describe_computation
 from bpgrad.training.cli import run_command
 
@@ -97,13 +97,6 @@ def as_markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_table(page: str, table: str) -> str:
-    """The page with the table between the marks."""
-    before, rest = page.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    return f"{before}{MARKS[0]}{table}{MARKS[1]}{after}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--samples", type=int, default=SAMPLES[-1], help="where to end")
@@ -117,7 +110,7 @@ def main() -> None:
     write_text(output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
     write_text(output.with_suffix(".md"), text)
     if arguments.output is None and DOCS.exists():
-        write_text(DOCS, with_table(DOCS.read_text(), text))
+        write_text(DOCS, replace_between(DOCS.read_text(), MARKS, text))
     print(text)
 
 

@@ -40,3 +40,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, as UTF-8."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def replace_between(page: str, marks: tuple[str, str], text: str) -> str:
+    """The page with `text` in the place of what stands between two marks, which stay.
+
+    Raises ValueError if the page lacks a mark or has one twice.
+    """
+    before, between = page.split(marks[0])
+    _, after = between.split(marks[1])
+    return f"{before}{marks[0]}{text}{marks[1]}{after}"

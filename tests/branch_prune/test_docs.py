@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bpgrad.records.files import replace_between
 from experiments.studies import functions
 from scripts import bench_branch_prune
 
@@ -36,7 +37,11 @@ def test_the_benchmark_has_a_row_a_mark() -> None:
         {"start": {"machine": {"cpu": "cpu"}, "versions": {"numpy": "2"}}, "rows": rows}
     )
     page = "a\n" + "old\n".join(bench_branch_prune.MARKS) + "b\n"
-    assert text in bench_branch_prune.with_table(page, text)
+    replaced = replace_between(page, bench_branch_prune.MARKS, text)
+    assert replaced == "a\n" + text.join(bench_branch_prune.MARKS) + "b\n"
+    for broken in (page + page, "no marks"):
+        with pytest.raises(ValueError, match="unpack"):
+            replace_between(broken, bench_branch_prune.MARKS, text)
 
 
 def test_the_constant_of_the_benchmark_is_one() -> None:
