@@ -87,6 +87,8 @@ def _sweep(panel: Axes, comparison: Comparison, column: str) -> None:
             for value, label in labels.items()
             if comparison.finished(label)
         }
+        if not found:
+            continue
         style = styles[solver]
         (line,) = panel.plot(
             [*found],

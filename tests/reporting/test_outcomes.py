@@ -29,8 +29,9 @@ def test_a_curve_for_each_solver_over_its_setting(tmp_path: Path) -> None:
     levels = {"Adam, lr = 0.001": 3.0, "Adam, lr = 0.01": 6.0, "Adam, lr = 0.1": 9.0}
     runs = [make_run(tmp_path, label, level=level) for label, level in levels.items()]
     runs += [make_run(tmp_path, "BPGrad, L = 50", level=12.0)]
-    runs += [make_run(tmp_path, "BPGrad, L = 5", done=1)]
+    runs += [make_run(tmp_path, "BPGrad, L = 5", done=1), make_run(tmp_path, "Eve, lr = 1", done=1)]
     left, _ = draw_sweep("A title", [compare(*runs)]).axes
+    assert [line.get_label() for line in left.get_lines()] == ["Adam, lr = 0.01", "BPGrad, L = 50"]
     curves = {str(line.get_label()): line for line in left.get_lines()}
     adam = curves["Adam, lr = 0.01"]
     np.testing.assert_allclose(np.asarray(adam.get_xdata()), [0.1, 1.0, 10.0])
