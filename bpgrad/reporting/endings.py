@@ -67,9 +67,9 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
         return
     budget = max(len(labels) for labels in complete.values())
     yield (
-        f"On {task_title(comparison.task)}, with {budget} settings a solver: what the paper's "
-        "setting reaches, which is the middle one, and what the one does that reaches the lowest "
-        "training objective (chosen by that, not by the validation set)."
+        f"On {task_title(comparison.task)}, with {budget} settings a solver: what the one in the "
+        "middle reaches, which is that of the other experiments, and what the one does that "
+        "reaches the lowest training objective (chosen by that, not by the validation set)."
     )
     yield ""
     title = title_of(column, metric)
