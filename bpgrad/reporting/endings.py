@@ -73,7 +73,7 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
     )
     yield ""
     title = title_of(column, metric)
-    yield f"| solver | middle | its {title} | chosen | its {title} | from – to | failed |"
+    yield f"| solver | middle | its {title} | chosen | its {title} | from – to | diverged |"
     yield "| --- | --- | ---: | --- | ---: | ---: | --- |"
     for solver, labels in complete.items():
         done = [label for label in labels.values() if comparison.finished(label)]
@@ -82,19 +82,19 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
         values = {label: _mean(comparison, label, column) for label in done}
         middle = list(labels.values())[len(labels) // 2]
         chosen = min(done, key=lambda label: _mean(comparison, label, objective))
-        failed = [_setting(s) for s in labels.values() if _diverged(comparison, s)]
+        diverged = [_setting(s) for s in labels.values() if _diverged(comparison, s)]
         cells = [
             *(solver, _setting(middle)),
             text_of(values[middle], metric) if middle in values else "–",
             *(_setting(chosen), text_of(values[chosen], metric)),
             f"{text_of(min(values.values()), metric)} – {text_of(max(values.values()), metric)}",
-            ", ".join(failed) or "none",
+            ", ".join(diverged) or "none",
         ]
         yield f"| {' | '.join(cells)} |"
     yield ""
     yield (
-        "Settings that failed diverged; the range is that of the others. Solvers of which a "
-        "setting is missing are left out."
+        "The range is that of the settings that did not diverge; where it reaches the error of "
+        "guessing, some learned nothing. Solvers of which a setting is missing are left out."
     )
 
 
