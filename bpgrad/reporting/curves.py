@@ -70,7 +70,7 @@ def draw_steps(title: str, comparisons: Sequence[Comparison], column: str) -> Fi
     """A value of every iteration over the first epochs, a panel for each task with any rows.
 
     Every iteration is a faint dot; the line is the median of each hundredth of the epochs shown.
-    Of several seeds the first is drawn.
+    Of several seeds the first is drawn, and the legend says which.
 
     Raises RecordError for a run that has not recorded the value.
     """
@@ -91,6 +91,9 @@ def draw_steps(title: str, comparisons: Sequence[Comparison], column: str) -> Fi
                     _dots(panel, run.steps(column), styles[solver], solver)
         panels[0].set_ylabel(STEP_TITLES[column])
         _legend(figure, solvers)
+        drawn = [run.seed for c in comparisons for run in c.runs if len(run.rows)]
+        if len(set(drawn)) > 1:
+            figure.legends[0].set_title(f"seed {drawn[0]}, one of {len(set(drawn))}")
     return figure
 
 

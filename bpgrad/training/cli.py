@@ -2,6 +2,8 @@
 
 import os
 import re
+import select
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -21,12 +23,27 @@ def run_command(command: Callable[[], object]) -> NoReturn:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
     try:
         command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        sys.exit(128 + signal.SIGPIPE)  # its reader, as head(1), has enough
     except (BPGradError, HydraException, OmegaConfBaseException, KeyboardInterrupt) as error:
         if os.environ.get("BPGRAD_DEBUG") == "1":
             raise
         code = 130 if isinstance(error, KeyboardInterrupt) else 2
         fail(one_line(error), getattr(error, "exit_code", code))
     sys.exit(0)
+
+
+def _stdout_is_closed() -> bool:
+    """Whether nobody reads what is printed; if so, it goes nowhere from here on."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from bpgrad.training import trainer
 from experiments import declaration
 from experiments.__main__ import main
 
+ROOT = Path(__file__).resolve().parents[2]
 DECLARATION = """\
 title: A comparison
 seeds: [0]
@@ -156,7 +158,7 @@ def test_exit_codes_and_messages_of_the_process(tmp_path: Path) -> None:
     def start(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "experiments", *arguments],
-            cwd=Path(__file__).resolve().parents[2],
+            cwd=ROOT,
             env=os.environ | {"PYTHONIOENCODING": "ascii"},
             capture_output=True,
             text=True,
@@ -171,3 +173,19 @@ def test_exit_codes_and_messages_of_the_process(tmp_path: Path) -> None:
     assert refused.stderr.startswith("error: mnist  Adagrad  seed 0: unknown solver.lipschitz")
     assert refused.stderr.count("\n") == 1
     assert start("figur7").returncode == 2
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
+    """As in `python -m experiments list | head -1`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "experiments", "list"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE

@@ -96,6 +96,11 @@ def test_values_of_every_iteration_with_their_medians(tmp_path: Path) -> None:
     assert line.get_label() == "Adam"
     assert curve(right, "SGD").tolist() == list(np.arange(2.0, 300.0, 3.0))  # of three each
     assert left.get_ylabel() == "step size η"
+    assert figure.legends[0].get_title().get_text() == ""
+    other = with_steps(make_run(tmp_path, "Adam", 1), [np.ones(3)])
+    figure = draw_steps("A title", [compare(run, other)], "step_size")
+    assert len(figure.axes[0].get_lines()) == 2
+    assert figure.legends[0].get_title().get_text() == "seed 0, one of 2"
 
 
 def test_a_run_without_the_value_is_told_of(tmp_path: Path) -> None:
