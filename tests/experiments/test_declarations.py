@@ -91,7 +91,7 @@ def test_figures_4_and_6_share_their_runs() -> None:
     }
     assert (reach["mnist"][0], reach["mnist"][-1]) == (10, 100)
     assert (reach["cifar10"][0], reach["cifar10"][-1]) == (50, 1000)
-    assert [cfg.solver["lipschitz"] for _, cfg in step_sizes] == [15, 50]
+    assert {cfg.solver["lipschitz"] for _, cfg in step_sizes} == {15, 50}
 
 
 def test_tables_and_figures_of_the_three_large_tasks_share_their_runs() -> None:
