@@ -73,18 +73,26 @@ def _each_once(comparisons: Iterable[Comparison]) -> list[Run]:
     return list({run.directory: run for c in comparisons for run in c.runs}.values())
 
 
+def _by_length(runs: Sequence[Run]) -> dict[tuple[str, int], list[Run]]:
+    """The runs by task and epochs, which is what may have several seeds; in increasing order."""
+    found: dict[tuple[str, int], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: int(run.config["epochs"])):
+        found.setdefault((_task(run), int(run.config["epochs"])), []).append(run)
+    return found
+
+
 def _what_was_run(runs: Sequence[Run], planned: int, studies: int) -> str:
     words = [
         f"This report rests on {_count(len(runs), 'finished training run')} of {planned} planned"
     ]
     for task in dict.fromkeys(_task(run) for run in runs):
-        of_task = [run for run in runs if _task(run) == task]
-        epochs = _or({int(run.config["epochs"]) for run in of_task})
-        seeds = {run.seed for run in of_task}
-        words.append(
-            f"{task_title(task)}: {_count(len(of_task), 'run')} of {epochs} epochs, "
-            f"{_count(len(seeds), 'seed')}"
-        )
+        of_task = [
+            f"{_count(len(found), 'run')} of {epochs} epochs with "
+            f"{_count(len({run.seed for run in found}), 'seed')}"
+            for (its_task, epochs), found in _by_length(runs).items()
+            if its_task == task
+        ]
+        words.append(f"{task_title(task)}: {_and(of_task)}")
     text = words[0] + (f" ({'; '.join(words[1:])})" if runs else "")
     text += f" and on {_count(studies, 'study')} beside them." if studies else "."
     scales = {run.config.get("scale", {}).get("name", "paper") for run in runs}
@@ -135,7 +143,7 @@ def _evidence(claims: Sequence[JudgedClaim], runs: Sequence[Run]) -> str:
         sentences.append(
             f"Where nothing is decided, the numbers point the claim's way {_and(leaning)}."
         )
-    seeds = len({run.seed for run in runs})
+    seeds = min((len({run.seed for run in of}) for of in _by_length(runs).values()), default=0)
     if undecided and 0 < seeds < MIN_SEEDS:
         sentences.append(
             f"With {_count(seeds, 'seed')} no difference between solvers can be told from chance; "
@@ -183,13 +191,5 @@ def _count(number: int, noun: str) -> str:
 
 
 def _and(words: Iterable[str]) -> str:
-    return _joined(words, " and ")
-
-
-def _or(numbers: Iterable[int]) -> str:
-    return _joined((str(number) for number in sorted(numbers)), " or ")
-
-
-def _joined(words: Iterable[str], last: str) -> str:
     *others, end = words
-    return f"{', '.join(others)}{last}{end}" if others else end
+    return f"{', '.join(others)} and {end}" if others else end

@@ -44,8 +44,16 @@ def test_the_opening_counts_a_run_once_and_unfinished_ones_as_planned(tmp_path: 
     adam, sgd = make_run(tmp_path, "Adam"), make_run(tmp_path, "SGD", done=1)
     text = opening([compare(adam, sgd), compare(adam)], {}, CLAIMS)
     assert (
-        "rests on 1 finished training run of 2 planned (MNIST: 1 run of 3 epochs, 1 seed)" in text
+        "rests on 1 finished training run of 2 planned (MNIST: 1 run of 3 epochs with 1 seed)"
+        in text
     )
+
+
+def test_the_opening_does_not_lend_the_seeds_of_short_runs_to_long_ones(tmp_path: Path) -> None:
+    short = [make_run(tmp_path, "Adam", seed) for seed in range(3)]
+    text = opening([compare(*short), compare(make_run(tmp_path, "SGD", epochs=50))], {}, CLAIMS)
+    assert "(MNIST: 3 runs of 3 epochs with 3 seeds and 1 run of 50 epochs with 1 seed)" in text
+    assert "With 1 seed no difference between solvers can be told from chance" in text
 
 
 def test_the_opening_gives_machines_commits_and_studies(tmp_path: Path) -> None:
