@@ -80,7 +80,7 @@ def test_rebuilt_from_the_same_records_it_is_the_same(results: Path) -> None:
 def test_the_prose_is_computed_from_the_records(built: Path) -> None:
     text = (built / "README.md").read_text()
     assert "rests on 1 finished training run of " in text
-    assert "MNIST: 1 run of 4 epochs, 1 seed" in text
+    assert "MNIST: 1 run of 4 epochs with 1 seed" in text
     assert (
         "Of the paper's 21 claims: 0 reproduced, 0 not reproduced, 0 undecided, 21 not run" in text
     )
