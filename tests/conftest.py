@@ -12,7 +12,7 @@ import torch
 def unsynced() -> Iterator[None]:
     """Let os.fsync return at once: it guards against a power cut, which no test makes.
 
-    It takes 5 ms on a disk, for thousands of small records. fstat still refuses a closed file.
+    It waits for the disk, for thousands of small records. fstat still refuses a closed file.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)

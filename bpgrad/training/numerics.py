@@ -23,9 +23,9 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     _keep_freed_memory()
-    # Weight decay shrinks the weights of dead units without end. Below 1.2e-38 each product costs a
-    # processor up to a hundred times as much, for less than rounding. Threads inherit the setting
-    # from the one that starts them: it has to come before the first parallel operation.
+    # Weight decay shrinks the weights of dead units without end. Below 1.2e-38 a product costs some
+    # processors many times as much, for less than rounding. Threads inherit the setting from the
+    # one that starts them: it has to come before the first parallel operation.
     torch.set_flush_denormal(True)
     arithmetic = "tf32" if cfg.precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = arithmetic
