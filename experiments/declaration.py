@@ -19,12 +19,14 @@ SHOWS = ("epochs", "objective", "step_size", "grad_norm", "certificate", "varian
 class Solver:
     """A line of a table, a curve of a figure: its label, and the overrides that configure it.
 
-    `tasks` limits it to some of the experiment's tasks; None means all.
+    `tasks` limits it to some of the experiment's tasks; None means all. `seen` is whether it takes
+    part in the experiment's seen seeds.
     """
 
     label: str
     set: tuple[str, ...]
     tasks: tuple[str, ...] | None = None
+    seen: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Experiment:
     variants        the last epoch of each solver, which are variants of the first
     sweep           the last epoch over the settings of labels "solver, name = value"
 
+    `seeds` are the planned ones, by which the registered rules judge (docs/claims.md); `seen` are
+    those that had been looked at before these were registered, judged by the first rules.
     `report` is whether the report shows it. `needs` says what the suite still lacks to run it; None
     if nothing.
     """
@@ -64,6 +68,7 @@ class Experiment:
     tasks: tuple[str, ...]
     solvers: tuple[Solver, ...]
     paper: str | None = None
+    seen: tuple[int, ...] = ()
     set: tuple[str, ...] = ()
     shows: str = "epochs"
     report: bool = True
@@ -74,9 +79,11 @@ class Experiment:
 
         `seeds` replaces those declared.
         """
-        for seed in seeds or self.seeds:
+        for seed in seeds or self.seen + self.seeds:
             for task in self.tasks:
                 for solver in self.solvers:
+                    if not solver.seen and not seeds and seed in self.seen:
+                        continue
                     if solver.tasks is None or task in solver.tasks:
                         overrides = (f"task={task}", *self.set, *solver.set, f"seed={seed}")
                         yield PlannedRun(task, solver.label, seed, overrides)
@@ -86,7 +93,7 @@ class Experiment:
 class Study:
     """A computation other than a comparison of training runs: the module of experiments.studies.
 
-    `paper` as in an experiment; `seeds` are the planned ones, if the study has any.
+    `paper`, `seeds` and `seen` as in an experiment; no seeds if the study has none.
     """
 
     name: str
@@ -94,6 +101,7 @@ class Study:
     study: str
     paper: str | None = None
     seeds: tuple[int, ...] = ()
+    seen: tuple[int, ...] = ()
 
 
 def names() -> list[str]:
@@ -133,7 +141,7 @@ def _parse(name: str, given: Any) -> Experiment | Study:
         given = _with_tuples(given)
         check_arguments(Study, given, name, given=1)
         study = Study(name, **given)
-        _refuse_repeated("seeds", study.seeds)
+        _refuse_repeated("seeds", study.seen + study.seeds)
         return study
     entries = given.get("solvers")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -158,7 +166,7 @@ def _check_values(experiment: Experiment) -> None:
             raise ConfigError(f"{key}: at least one is needed")
     labels = tuple(solver.label for solver in experiment.solvers)
     for key, values in (
-        ("seeds", experiment.seeds),
+        ("seeds", experiment.seen + experiment.seeds),
         ("tasks", experiment.tasks),
         ("label", labels),
     ):

@@ -78,19 +78,21 @@ def read() -> Findings:
     seeds: dict[str, tuple[int, ...]] = {}
     tables: dict[str, pd.DataFrame] = {}
     for declared in declaration.load_all():
-        seeds[declared.name] = declared.seeds
+        seeds[declared.name] = declared.seen or declared.seeds  # of the first rules
         if isinstance(declared, Study):
             place = studies.place_of(declared)
             evidence = studies.evidence(declared, place)
             all_found.append(Found(declared, place=place, evidence=tuple(evidence)))
             tables |= evidence
-            seeds |= dict.fromkeys(evidence, declared.seeds)
+            seeds |= dict.fromkeys(evidence, seeds[declared.name])
         elif declared.needs:
             all_found.append(Found(declared))
         elif declared.report:
             plan = runner.prepare(declared)
             all_found.append(Found(declared, plan, tuple(runner.gather(plan))))
-            comparisons |= {(declared.name, one.task): one for one in all_found[-1].comparisons}
+            for one in all_found[-1].comparisons:
+                judged = tuple(run for run in one.runs if run.seed in seeds[declared.name])
+                comparisons[declared.name, one.task] = replace(one, runs=judged)
     return Findings(tuple(all_found), Evidence(comparisons, seeds, tables))
 
 

@@ -15,6 +15,8 @@ from bpgrad.reporting.grid import Cell, Grid, Printed, grid, summarise
 from bpgrad.reporting.runs import Comparison, Run
 from bpgrad.reporting.style import task_title
 
+LISTED = 3  # runs that have not been run are counted, not listed, if there are more
+
 
 def as_csv(comparisons: Sequence[Comparison], printed: Printed | None = None) -> str:
     """All summaries in one table, to six significant digits; no value where a task has no such.
@@ -98,9 +100,12 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
         yield "In brackets: the paper's value, and ours minus the paper's."
     if finished:
         yield _provenance(finished)
-    for run in comparison.runs:
-        if not run.finished:
-            yield f"Missing: {run.solver}, seed {run.seed}: {run.state}."
+    missing = [run for run in comparison.runs if not run.finished]
+    waiting = [run for run in missing if not run.meta]
+    for run in missing if len(waiting) <= LISTED else [run for run in missing if run.meta]:
+        yield f"Missing: {run.solver}, seed {run.seed}: {run.state}."
+    if len(waiting) > LISTED:
+        yield f"Missing: {len(waiting)} of {len(comparison.runs)} planned runs have not been run."
 
 
 def with_paper(cell: Cell) -> str:

@@ -85,7 +85,9 @@ def place_of(study: Study, overrides: Sequence[str] = (), results: Path = RESULT
 def run(study: Study, place: Place, seeds: Sequence[int], overrides: Sequence[str]) -> None:
     """Compute what is missing; raises ConfigError if there is no such module."""
     place.folder.mkdir(parents=True, exist_ok=True)
-    _module(study).run(place.folder, seeds=tuple(seeds) or study.seeds, overrides=overrides)
+    _module(study).run(
+        place.folder, seeds=tuple(seeds) or study.seen + study.seeds, overrides=overrides
+    )
 
 
 def show(study: Study, place: Place) -> str:

@@ -111,7 +111,7 @@ def test_every_claim_names_an_experiment_that_it_is_about_or_is_a_composite() ->
 def test_status_counts_what_has_finished(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["status"])
     lines = capsys.readouterr().out.splitlines()
-    assert "figure6              1 of 30 runs finished  BPGrad's training objective" in "\n".join(
+    assert "figure6              1 of 90 runs finished  BPGrad's training objective" in "\n".join(
         lines
     )
     assert "                   mnist  L = 15  seed 0: 2 of 4 epochs done" in lines

@@ -91,6 +91,17 @@ def test_missing_runs_stand_below_the_table_and_not_in_it(tmp_path: Path) -> Non
     assert "| Eve" not in markdown
 
 
+def test_many_runs_that_have_not_been_run_are_counted(tmp_path: Path) -> None:
+    missing = [
+        read_run(RunRecord(tmp_path, tmp_path, f"mnist/eve/seed{k}-0"), "Eve", k) for k in range(4)
+    ]
+    runs = [make_run(tmp_path, "Adam"), make_run(tmp_path, "SGD", done=1), *missing]
+    markdown = as_markdown("A title", [compare(*runs)])
+    assert "- Missing: SGD, seed 0: 1 of 3 epochs done." in markdown
+    assert "- Missing: 4 of 6 planned runs have not been run." in markdown
+    assert "Eve" not in markdown
+
+
 def test_a_task_of_which_nothing_has_finished_lists_what_is_missing(tmp_path: Path) -> None:
     cut = compare(make_run(tmp_path, "SGD", task="digits", done=1), task="digits")
     done = compare(make_run(tmp_path, "Adam"))
