@@ -65,14 +65,18 @@ class ImageSet:
         """The same set on `device`."""
         return type(self)(self.images.to(device), self.labels.to(device))
 
+    @property
+    def rows(self) -> Tensor:
+        """The images as (N, H·W·C), a view: one contiguous row an image."""
+        return self.images.permute(0, 2, 3, 1).flatten(1)
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W), channels_last, and labels (B,) at `indices` (B,), int64.
 
         `indices` lie on the set's device. The result is a copy and may be changed in place.
         """
-        rows = self.images.permute(0, 2, 3, 1).flatten(1)  # a view: one contiguous row an image
         _, c, h, w = self.images.shape
-        images = rows.index_select(0, indices).view(-1, h, w, c).permute(0, 3, 1, 2)
+        images = self.rows.index_select(0, indices).view(-1, h, w, c).permute(0, 3, 1, 2)
         return images, self.labels.index_select(0, indices)
 
 

@@ -5,6 +5,7 @@
                    start: time, commit, versions, machine
     metrics.csv    a row an epoch; the same bits on every CPU run of the same versions and threads
     timing.csv     a row an epoch: separate clocks, images/s
+    consumed.csv   the sha256 of what each epoch has consumed: examples, order, augmentation
     steps.npz      a row an iteration for the first epochs, quantiles for every epoch
     result.json    final metrics; written last, only on success
 
@@ -102,7 +103,12 @@ class RunRecord:
 
     def clear(self) -> None:
         """Forget an earlier run's result and rows, before it is done again."""
-        for file in ("result.json", "metrics.csv", "timing.csv", "steps.npz", "meta.json"):
+        for file in (
+            *("result.json", "metrics.csv", "timing.csv"),
+            "consumed.csv",
+            "steps.npz",
+            "meta.json",
+        ):
             (self.directory / file).unlink(missing_ok=True)
 
     def write_config(self, description: Mapping[str, Any]) -> None:
@@ -113,12 +119,25 @@ class RunRecord:
         self._write_json("meta.json", meta)
 
     def write_rows(self, file: str, rows: Sequence[Mapping[str, float]]) -> None:
-        """Write all rows of a CSV file; the columns are those of the last row."""
+        """Write all rows of a CSV file; what only some rows have is empty in the others."""
+        columns = dict.fromkeys(key for row in reversed(rows) for key in row)
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[-1]), restval="", lineterminator="\n")
+        writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.directory / file, text.getvalue())
+
+    def write_consumed(self, hashes: Sequence[str]) -> None:
+        lines = ("epoch,sha256", *(f"{epoch},{sha256}" for epoch, sha256 in enumerate(hashes, 1)))
+        write_text(self.directory / "consumed.csv", "\n".join(lines) + "\n")
+
+    def consumed(self) -> list[str]:
+        """The sha256 of what each epoch has consumed; none in records older than that file."""
+        path = self.directory / "consumed.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="") as lines:
+            return [row["sha256"] for row in csv.DictReader(lines)]
 
     def write_steps(self, arrays: Mapping[str, np.ndarray]) -> None:
         write_atomically(

@@ -35,6 +35,7 @@ class Run:
     config: Mapping[str, Any]
     meta: Mapping[str, Any]
     rows: pd.DataFrame
+    consumed: tuple[str, ...] = ()  # a sha256 an epoch; none in older records
 
     @property
     def state(self) -> str:
@@ -111,7 +112,8 @@ def read_run(record: RunRecord, solver: str, seed: int) -> Run:
             f"{record.directory}: config.yaml or meta.json is missing; delete the directory to "
             "run again"
         )
-    return Run(solver, seed, record.directory, result is not None, config, meta, rows)
+    consumed = tuple(record.consumed())
+    return Run(solver, seed, record.directory, result is not None, config, meta, rows, consumed)
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,9 @@ class Comparison:
                 if key not in run.meta:
                     raise RecordError(f"{run.directory}/meta.json lacks {key}; run it again")
                 _require_equal(words, first, run, first.meta[key][:12], run.meta[key][:12])
+            pairs = zip(first.consumed, run.consumed, strict=False)
+            for epoch, (its, other) in enumerate(pairs, 1):
+                _require_equal(f"the examples of epoch {epoch}", first, run, its[:12], other[:12])
             one, other = recorded[0].config["precision"], run.config["precision"]
             _require_equal("precision", recorded[0], run, one, other)
 

@@ -55,6 +55,13 @@ class Classification:
     def lr_multipliers(self, model: nn.Module) -> Mapping[str, float]:
         return {}
 
+    def preprocessed(self) -> Mapping[str, Tensor]:
+        return {
+            f"{name}_{part}": tensor
+            for name, images in (("train", self.train), ("val", self.val))
+            for part, tensor in (("rows", images.rows), ("labels", images.labels))
+        }
+
     def batch_order(self, epoch: int) -> Tensor:
         return order.train_order(len(self.train), self.context.seed, epoch)
 
@@ -64,7 +71,12 @@ class Classification:
         for indices, mirrored in zip(batches[start:], coins[start:], strict=True):
             share = indices[self.world.rank :: self.world.size].to(self.world.device)
             images, labels = self.train.batch(share)
-            yield Batch(images.flip(3) if mirrored else images, labels, size=len(indices))
+            yield Batch(
+                images.flip(3) if mirrored else images,
+                labels,
+                size=len(indices),
+                consumed=indices.numpy().tobytes() + bytes([mirrored]),
+            )
 
     def objective(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch.inputs)
@@ -76,24 +88,33 @@ class Classification:
             "top1_error": wrong * (100 / examples),
         }
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module, epoch: int) -> dict[str, float]:
-        model.eval()
         # Mirroring is a coin for every minibatch of the training size.
         size = self.context.batch_size if self.mirror_validation else EVAL_BATCH
         batches = torch.arange(len(self.val)).split(size)
         coins = self._coins(self.mirror_validation, len(batches), epoch, "val")
+        return self._evaluate(model, self.val, batches, coins)
+
+    def evaluate_training(self, model: nn.Module) -> dict[str, float]:
+        batches = torch.arange(len(self.train)).split(EVAL_BATCH)
+        return self._evaluate(model, self.train, batches, [False] * len(batches))
+
+    @torch.no_grad()
+    def _evaluate(
+        self, model: nn.Module, examples: ImageSet, batches: Sequence[Tensor], coins: list[bool]
+    ) -> dict[str, float]:
+        model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.world.device)
         for k in range(self.world.rank, len(batches), self.world.size):
-            images, labels = self.val.batch(batches[k].to(self.world.device))
+            images, labels = examples.batch(batches[k].to(self.world.device))
             logits = model(images.flip(3) if coins[k] else images)
             sums[0] += F.cross_entropy(logits, labels, reduction="sum")
             sums[1] += (logits.argmax(1) != labels).sum()
         model.train()
         objective, wrong = self.world.sum_(sums).tolist()
         return {
-            "objective": objective / len(self.val),
-            "top1_error": 100 * wrong / len(self.val),
+            "objective": objective / len(examples),
+            "top1_error": 100 * wrong / len(examples),
         }
 
     def _coins(

@@ -29,12 +29,15 @@ class Context:
 class Batch:
     """One process's share of a minibatch.
 
-    `size` is the number of examples of the whole minibatch, over all processes.
+    `size` is the number of examples of the whole minibatch, over all processes. `consumed` says
+    which: the bytes of their indices and of what was drawn to augment them, the same in every
+    process.
     """
 
     inputs: Tensor
     targets: Tensor
     size: int
+    consumed: bytes = b""
 
 
 class Task(Protocol):
@@ -64,6 +67,10 @@ class Task(Protocol):
         """Factors of the learning rate by parameter name; absent means 1."""
         ...
 
+    def preprocessed(self) -> Mapping[str, Tensor]:
+        """The data as it is held in memory, by name, for a checksum; empty if it is streamed."""
+        ...
+
     def batch_order(self, epoch: int) -> Tensor:
         """The training examples' indices (int64, CPU) in the order of an epoch."""
         ...
@@ -85,4 +92,9 @@ class Task(Protocol):
     @torch.no_grad()
     def evaluate(self, model: nn.Module, epoch: int) -> dict[str, float]:
         """The metrics on the whole validation set, in test mode."""
+        ...
+
+    @torch.no_grad()
+    def evaluate_training(self, model: nn.Module) -> dict[str, float]:
+        """The same on the training set, its examples as they are: not augmented, not mirrored."""
         ...

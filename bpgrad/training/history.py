@@ -22,11 +22,13 @@ class History:
     timing: list[Row] = field(default_factory=list)
     first_epochs: list[np.ndarray] = field(default_factory=list)
     quantiles: list[np.ndarray] = field(default_factory=list)
+    consumed: list[str] = field(default_factory=list)
 
-    def add(self, series: np.ndarray, metrics: Row, timing: Row) -> None:
-        """Append an epoch; `series` is iterations × columns, float32."""
+    def add(self, series: np.ndarray, metrics: Row, timing: Row, consumed: str) -> None:
+        """Append an epoch; `series` is iterations × columns, float32, `consumed` a sha256."""
         self.metrics.append(metrics)
         self.timing.append(timing)
+        self.consumed.append(consumed)
         if len(self.first_epochs) < FULL_EPOCHS:
             self.first_epochs.append(series)
         self.quantiles.append(np.quantile(series, QUANTILES, axis=0).astype(np.float32))
@@ -35,6 +37,7 @@ class History:
         """Bring the record's files up to the last epoch."""
         record.write_rows("metrics.csv", self.metrics)
         record.write_rows("timing.csv", self.timing)
+        record.write_consumed(self.consumed)
         record.write_steps(
             {
                 "columns": np.array(self.columns),
@@ -49,6 +52,7 @@ class History:
         return {
             "metrics": self.metrics,
             "timing": self.timing,
+            "consumed": self.consumed,
             "first_epochs": [torch.from_numpy(series) for series in self.first_epochs],
             "quantiles": [torch.from_numpy(values) for values in self.quantiles],
         }
@@ -62,6 +66,7 @@ class History:
             list(state["timing"]),
             [series.numpy() for series in state["first_epochs"]],
             [values.numpy() for values in state["quantiles"]],
+            list(state["consumed"]),
         )
 
 

@@ -33,6 +33,7 @@ from bpgrad.training.solver import LossFeedback, build_optimizer, set_learning_r
 from bpgrad.world import World, join_world
 
 CHECKPOINT = "checkpoint.pt"
+FIXED_EVERY = 10  # epochs between evaluations on the training set at fixed weights
 STOP_POLL = 20  # iterations between agreements on a signal, where there are several processes
 SOLVER_SCALARS = ("step_size", "grad_norm")  # recorded an iteration, of solvers that have them
 # recorded an epoch, likewise, and what a number above 0 means
@@ -73,6 +74,7 @@ class _Position:
     epoch: int = 1
     iteration: int = 0
     train_seconds: float = 0.0
+    consumed: str = ""  # the sha256 of what each iteration has consumed, chained
 
 
 class _Run:
@@ -176,6 +178,8 @@ class _Run:
             scalars = [getattr(self.optimizer, name) for name in self.scalars]
             self.series[self.at.iteration] = torch.cat([seen, *(s.reshape(1) for s in scalars)])
             self.at.iteration += 1
+            chain = self.at.consumed.encode() + batch.consumed
+            self.at.consumed = hashlib.sha256(chain).hexdigest()
             bar.advance(epoch)
             due = time.monotonic() - saved > 60 * self.cfg.checkpoint_minutes
             if due or self.guard.received or self.world.size > 1:
@@ -197,6 +201,15 @@ class _Run:
             self._stop()
         eval_seconds = time.perf_counter() - clock
 
+        clock, fixed = time.perf_counter(), dict[str, float]()
+        if epoch % FIXED_EVERY == 0 or epoch == self.cfg.epochs:
+            try:
+                with self.guard.interruptible(), self._autocast():
+                    fixed = self.task.evaluate_training(self.model)
+            except Interrupted:
+                self._stop()
+        fixed_seconds = time.perf_counter() - clock
+
         clock = time.perf_counter()
         series = self.series.cpu().numpy().copy()
         metrics: Row = {
@@ -205,6 +218,7 @@ class _Run:
             **({} if rate is None else {"lr": rate}),
             **epoch_means(series, self.sizes, self.task.train_metrics),
             **{f"val_{name}": value for name, value in validation.items()},
+            **{f"fixed_{name}": value for name, value in fixed.items()},
             **step_summary(series, self.columns),
             **{
                 name: int(getattr(self.optimizer, name))
@@ -216,10 +230,11 @@ class _Run:
             "epoch": epoch,
             "train_seconds": round(self.at.train_seconds, 3),
             "eval_seconds": round(eval_seconds, 3),
+            "fixed_seconds": round(fixed_seconds, 3),
             "log_seconds": 0.0,  # known once this row has been written; the next write has it
             "images_per_second": round(sum(self.sizes) / self.at.train_seconds, 1),
         }
-        self.history.add(series, metrics, timing)
+        self.history.add(series, metrics, timing, self.at.consumed)
         self.at = _Position(epoch + 1)
         self.series.fill_(torch.nan)
         if self.world.is_main:
@@ -268,6 +283,7 @@ class _Run:
         meta["initial_weights_sha256"] = initial_weights
         meta["batch_order_sha256"] = hashlib.sha256(order.numpy().tobytes()).hexdigest()
         meta["data_md5"] = dict(self.task.data_md5())
+        meta["preprocessed_sha256"] = tensors_sha256(self.task.preprocessed())
         meta["starts"] = [*meta.get("starts", []), start]
         self.record.write_meta(meta)
 

@@ -81,3 +81,13 @@ def test_mixed_precision_is_refused_whatever_the_seed(tmp_path: Path) -> None:
     runs = make_run(tmp_path, "Adam", 0), make_run(tmp_path, "SGD", 1, precision="bf16")
     with pytest.raises(RecordError, match=r"differ in precision \(fp32 and bf16\)"):
         compare(*runs)
+
+
+def test_runs_of_a_seed_that_consumed_different_examples_are_refused(tmp_path: Path) -> None:
+    one, other = make_record(tmp_path, "Adam"), make_record(tmp_path, "SGD")
+    one.write_consumed(["a", "b", "c"])
+    other.write_consumed(["a", "b"])
+    assert compare(read_run(one, "Adam", 0), read_run(other, "SGD", 0)).runs
+    other.write_consumed(["a", "x"])
+    with pytest.raises(RecordError, match=r"differ in the examples of epoch 2 \(b and x\)"):
+        compare(read_run(one, "Adam", 0), read_run(other, "SGD", 0))
