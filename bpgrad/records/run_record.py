@@ -7,6 +7,7 @@
     timing.csv     a row an epoch: separate clocks, images/s
     consumed.csv   the sha256 of what each epoch has consumed: examples, order, augmentation
     steps.npz      a row an iteration for the first epochs, quantiles for every epoch
+    pictures/      small pictures of what the model does, of tasks that draw some (WebP)
     result.json    final metrics; written last, only on success
 
 Checkpoints and the full series lie elsewhere, under the same relative path.
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 from filelock import FileLock, Timeout
+from PIL.Image import Image
 
 from bpgrad.errors import RecordError
 from bpgrad.records.files import write_atomically, write_text
@@ -143,6 +145,12 @@ class RunRecord:
         write_atomically(
             self.directory / "steps.npz",
             lambda file: np.savez_compressed(file, **dict(arrays)),  # type: ignore[arg-type]
+        )
+
+    def write_picture(self, name: str, picture: Image) -> None:
+        write_atomically(
+            self.directory / "pictures" / f"{name}.webp",
+            lambda file: picture.save(file, "WEBP", quality=80),
         )
 
     def write_result(self, result: Mapping[str, Any]) -> None:

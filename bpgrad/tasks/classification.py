@@ -1,6 +1,7 @@
 """Image classification: LeNet on the embedded digits, MNIST and CIFAR-10 (reference §1, §2)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,12 +13,12 @@ from bpgrad.data.images import ImageSet
 from bpgrad.errors import ConfigError
 from bpgrad.metrics import Metric
 from bpgrad.models.lenet import CifarLeNet, DigitsLeNet, MnistLeNet, load_matconvnet_weights
-from bpgrad.tasks.task import Batch, Context
+from bpgrad.tasks.task import Batch, Context, Task
 
 EVAL_BATCH = 500
 
 
-class Classification:
+class Classification(Task):
     """What the three data sets share: the whole set lies on the device, preprocessed.
 
     `holdout`, a part of the training images, takes the place of the test images: for tuning.
@@ -51,9 +52,6 @@ class Classification:
     def build_model(self, seed: int) -> nn.Module:
         model = self.model_class(torch.Generator().manual_seed(seed))
         return model.to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def lr_multipliers(self, model: nn.Module) -> Mapping[str, float]:
-        return {}
 
     def preprocessed(self) -> Mapping[str, Tensor]:
         return {
@@ -134,7 +132,7 @@ class Digits(Classification):
         super().__init__(context, *digits.load(), holdout)
 
     @staticmethod
-    def data_md5() -> Mapping[str, str]:
+    def data_md5(data_root: Path) -> Mapping[str, str]:
         return digits.MD5
 
 
@@ -147,7 +145,7 @@ class Mnist(Classification):
         super().__init__(context, *mnist.load(context.data_root, context.download), holdout)
 
     @staticmethod
-    def data_md5() -> Mapping[str, str]:
+    def data_md5(data_root: Path) -> Mapping[str, str]:
         return mnist.MD5
 
 
@@ -174,7 +172,7 @@ class Cifar10(Classification):
         self.initial_weights = initial_weights
 
     @staticmethod
-    def data_md5() -> Mapping[str, str]:
+    def data_md5(data_root: Path) -> Mapping[str, str]:
         return cifar10.MD5
 
     def build_model(self, seed: int) -> nn.Module:

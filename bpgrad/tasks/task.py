@@ -1,11 +1,12 @@
-"""The protocol between the trainer and a task."""
+"""What the trainer asks of a task."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from bpgrad.metrics import Metric
@@ -14,7 +15,11 @@ from bpgrad.world import World
 
 @dataclass(frozen=True)
 class Context:
-    """What the trainer tells a task: where the data is, how much of it, on which device."""
+    """What the trainer tells a task: where the data is, how much of it, on which device.
+
+    `workers` is the number of processes that read and augment, for tasks that stream their data; 0
+    does it in the training process. It never changes a batch.
+    """
 
     world: World
     data_root: Path
@@ -23,78 +28,102 @@ class Context:
     train_examples: int | None = None
     val_examples: int | None = None
     download: bool = False
+    workers: int = 0
 
 
 @dataclass(frozen=True)
 class Batch:
     """One process's share of a minibatch.
 
-    `size` is the number of examples of the whole minibatch, over all processes. `consumed` says
-    which: the bytes of their indices and of what was drawn to augment them, the same in every
-    process.
+    `inputs` and `targets` are tensors with an example a row, or lists with an element an example,
+    as images of different sizes and their boxes. `size` is the number of examples of the whole
+    minibatch, over all processes. `consumed` says which: the bytes of their indices and of what was
+    drawn to augment them, the same in every process.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Any
+    targets: Any
     size: int
     consumed: bytes = b""
 
+    def split(self, examples: int | None) -> Sequence["Batch"]:
+        """Micro-batches of at most so many examples; None keeps it whole."""
+        count = len(self.inputs)
+        if examples is None or count <= examples:
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                inputs=self.inputs[first : first + examples],
+                targets=self.targets[first : first + examples],
+            )
+            for first in range(0, count, examples)
+        )
 
-class Task(Protocol):
+
+class Task(ABC):
     """A data set, a model, an objective and the metrics that judge it.
 
-    A class whose constructor takes the `Context` and, as keywords, the options of its YAML file.
-    Its `data_md5()` is known without reading the data.
+    The constructor takes the `Context` and, as keywords, the options of its YAML file.
     """
 
     metrics: Mapping[str, Metric]
     """By the names that `objective` and `evaluate` return; the first is `objective`, the second the
-    one that a table shows."""
+    one that a table shows. Further ones may be of single classes."""
 
     train_metrics: Sequence[str]
     """The names that `objective` returns, "objective" first."""
 
     @staticmethod
-    def data_md5() -> Mapping[str, str]:
-        """The md5 of each data file, by name."""
-        ...
+    @abstractmethod
+    def data_md5(data_root: Path) -> Mapping[str, str]:
+        """The md5 of each data file, by name, or of the manifest of many.
 
+        Known without the data where they are pinned: it is a part of a run's name.
+        """
+
+    @abstractmethod
     def build_model(self, seed: int) -> nn.Module:
-        """The model on the device, its initial weights drawn from a CPU generator."""
-        ...
+        """The model on the device, its initial weights drawn from a CPU generator.
+
+        Parameters that do not require a gradient are frozen for every solver.
+        """
 
     def lr_multipliers(self, model: nn.Module) -> Mapping[str, float]:
         """Factors of the learning rate by parameter name; absent means 1."""
-        ...
+        return {}
 
     def preprocessed(self) -> Mapping[str, Tensor]:
         """The data as it is held in memory, by name, for a checksum; empty if it is streamed."""
-        ...
+        return {}
 
+    @abstractmethod
     def batch_order(self, epoch: int) -> Tensor:
         """The training examples' indices (int64, CPU) in the order of an epoch."""
-        ...
 
+    @abstractmethod
     def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The minibatches of an epoch (from 1) from iteration `start` on.
 
         They depend on the seed and the epoch alone: not on solver, world size or resume point.
         """
-        ...
 
+    @abstractmethod
     def objective(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The scalar to minimise under "objective", and further metrics of the batch, detached.
 
-        Each value's mean over the processes is the mean over the whole minibatch.
+        Each value, summed over a minibatch's micro-batches and averaged over the processes, is the
+        mean over the whole minibatch.
         """
-        ...
 
-    @torch.no_grad()
+    @abstractmethod
     def evaluate(self, model: nn.Module, epoch: int) -> dict[str, float]:
         """The metrics on the whole validation set, in test mode."""
-        ...
 
-    @torch.no_grad()
+    @abstractmethod
     def evaluate_training(self, model: nn.Module) -> dict[str, float]:
         """The same on the training set, its examples as they are: not augmented, not mirrored."""
-        ...
+
+    def pictures(self, model: nn.Module) -> Mapping[str, Image]:
+        """Small pictures of what the trained model does, by name; called once, in one process."""
+        return {}

@@ -66,11 +66,13 @@ class Config:
     seed: int = 0
     epochs: int = MISSING
     batch_size: int = MISSING
+    micro_batch: int | None = None
     precision: str = "fp32"
     deterministic: bool = True
 
     device: str = "auto"
     threads: int | None = None
+    workers: int | None = None
     data_root: str = "data"
     results_root: str = "results/runs"
     checkpoint_root: str = "checkpoints"
@@ -149,6 +151,7 @@ def parse(composed: DictConfig) -> Config:
     for key, value in (
         ("epochs", cfg.epochs),
         ("batch_size", cfg.batch_size),
+        ("micro_batch", cfg.micro_batch),
         ("threads", cfg.threads),
         ("scale.train_examples", cfg.scale.train_examples),
         ("scale.val_examples", cfg.scale.val_examples),
@@ -156,8 +159,9 @@ def parse(composed: DictConfig) -> Config:
         if value is not None and value < 1:
             raise ConfigError(f"{key}={value}: must be at least 1")
     check_seed(cfg.seed)
-    if cfg.checkpoint_minutes < 0:
-        raise ConfigError(f"checkpoint_minutes={cfg.checkpoint_minutes}: must not be negative")
+    for key, least in (("checkpoint_minutes", cfg.checkpoint_minutes), ("workers", cfg.workers)):
+        if least is not None and least < 0:
+            raise ConfigError(f"{key}={least}: must not be negative")
     task_class(cfg)
     solver_spec(cfg)
     return cfg

@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from bpgrad.training.config import Config, Scale, SolverSpec, solver_spec, task_class
@@ -25,9 +26,11 @@ def describe(cfg: Config) -> dict[str, Any]:
         "seed": cfg.seed,
         "epochs": cfg.epochs,
         "batch_size": cfg.batch_size,
+        # Its statistics are those of a micro-batch where a model normalises over a batch.
+        **({} if cfg.micro_batch is None else {"micro_batch": cfg.micro_batch}),
         "precision": cfg.precision,
         "deterministic": cfg.deterministic,
-        "data_md5": dict(task_class(cfg).data_md5()),
+        "data_md5": dict(task_class(cfg).data_md5(Path(cfg.data_root))),
     }
 
 

@@ -37,6 +37,11 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
     torch.manual_seed(cfg.seed)
 
 
+def available_workers() -> int:
+    """The processes that may read and augment beside the training one: a core for each."""
+    return len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 0
+
+
 def _keep_freed_memory() -> None:
     """Let glibc keep what an iteration frees for the next one, instead of asking the system again.
 

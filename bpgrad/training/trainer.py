@@ -7,6 +7,7 @@ to a buffer on the device that is read once an epoch.
 import hashlib
 import time
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from bpgrad.errors import Diverged, Interrupted
 from bpgrad.records.files import write_atomically
 from bpgrad.records.provenance import describe_start, tensors_sha256
 from bpgrad.records.run_record import Row, RunRecord
-from bpgrad.tasks.task import Context, Task
+from bpgrad.tasks.task import Batch, Context, Task
 from bpgrad.training import checkpoint
 from bpgrad.training.config import Config, SolverSpec, solver_spec, task_class, task_options
 from bpgrad.training.history import History, epoch_means, step_summary
 from bpgrad.training.identity import describe, run_name
-from bpgrad.training.numerics import configure_torch
+from bpgrad.training.numerics import available_workers, configure_torch
 from bpgrad.training.progress import ProgressBar, epoch_line, say
 from bpgrad.training.signals import SignalGuard
 from bpgrad.training.solver import LossFeedback, build_optimizer, set_learning_rate, takes_loss
@@ -100,6 +101,7 @@ class _Run:
                 train_examples=cfg.scale.train_examples,
                 val_examples=cfg.scale.val_examples,
                 download=cfg.download,
+                workers=available_workers() if cfg.workers is None else cfg.workers,
             ),
             **task_options(cfg),
         )
@@ -111,6 +113,7 @@ class _Run:
         # Counted in the record, and said at the end.
         warnings.filterwarnings("ignore", "the norm of the gradient has exceeded L")
         self.feedback = LossFeedback(self.spec.objective, self.optimizer, world.device)
+        self.loss_aware = takes_loss(self.optimizer)
         self.scalars = [name for name in SOLVER_SCALARS if hasattr(self.optimizer, name)]
         self.columns = (*self.task.train_metrics, *self.scalars)
         order = self.task.batch_order(1)
@@ -119,6 +122,9 @@ class _Run:
         self.series = torch.full(
             (len(sizes), len(self.columns)), torch.nan, dtype=torch.float32, device=world.device
         )
+        # The static buffers of an iteration: what it takes, and what it leaves.
+        self.batch: Batch
+        self.row = torch.zeros(len(self.columns), dtype=torch.float32, device=world.device)
         self.at = _Position()
         self.history = History(self.columns)
         if saved is not None:
@@ -157,7 +163,6 @@ class _Run:
         """Train from the current position to the end of the epoch, evaluate, record."""
         epoch = self.at.epoch
         rate = set_learning_rate(self.optimizer, self.spec, epoch)
-        loss_aware = takes_loss(self.optimizer)
         if self.at.iteration == 0:
             self.feedback.start_epoch()
         self.guard.deferred = True
@@ -165,18 +170,9 @@ class _Run:
         clock, saved = time.perf_counter(), time.monotonic()
         before = self.at.train_seconds
         for batch in self.task.train_batches(epoch, self.at.iteration):
-            with self._autocast():
-                values = self.task.objective(self.parallel, batch)
-            self.optimizer.zero_grad()
-            values["objective"].backward()
-            measured = [values[name].detach().float() for name in self.task.train_metrics]
-            seen = self.world.mean_(torch.stack(measured))
-            if loss_aware:
-                self.optimizer.step(loss=self.feedback(seen[0], batch.size))  # type: ignore[call-overload]
-            else:
-                self.optimizer.step()
-            scalars = [getattr(self.optimizer, name) for name in self.scalars]
-            self.series[self.at.iteration] = torch.cat([seen, *(s.reshape(1) for s in scalars)])
+            self.batch = batch
+            self._iterate()
+            self.series[self.at.iteration] = self.row
             self.at.iteration += 1
             chain = self.at.consumed.encode() + batch.consumed
             self.at.consumed = hashlib.sha256(chain).hexdigest()
@@ -249,6 +245,27 @@ class _Run:
         self.guard.deferred = False
         return metrics | timing
 
+    def _iterate(self) -> None:
+        """One iteration on the static buffers, from `batch` to `row`."""
+        self.optimizer.zero_grad()
+        *others, last = self.batch.split(self.cfg.micro_batch)
+        seen = sum(self._accumulate(part, synchronise=False) for part in others)
+        seen = self.world.mean_(seen + self._accumulate(last))
+        if self.loss_aware:
+            self.optimizer.step(loss=self.feedback(seen[0], self.batch.size))  # type: ignore[call-overload]
+        else:
+            self.optimizer.step()
+        scalars = [getattr(self.optimizer, name) for name in self.scalars]
+        self.row.copy_(torch.cat([seen, *(scalar.reshape(1) for scalar in scalars)]))
+
+    def _accumulate(self, part: Batch, *, synchronise: bool = True) -> Tensor:
+        """Add a micro-batch's gradients to the others'; its metrics."""
+        with nullcontext() if synchronise else self._without_synchronising():
+            with self._autocast():
+                values = self.task.objective(self.parallel, part)
+            values["objective"].backward()
+        return torch.stack([values[name].detach().float() for name in self.task.train_metrics])
+
     def _finish(self) -> dict[str, Any]:
         last = self.history.metrics[-1]
         result = {
@@ -260,6 +277,8 @@ class _Run:
         }
         if self.world.is_main:
             self.history.write(self.record)
+            for name, picture in self.task.pictures(self.model).items():
+                self.record.write_picture(name, picture)
             self.record.write_result(result)
         for name, meaning in SOLVER_COUNTERS.items():
             if last.get(name, 0):
@@ -282,7 +301,7 @@ class _Run:
         )
         meta["initial_weights_sha256"] = initial_weights
         meta["batch_order_sha256"] = hashlib.sha256(order.numpy().tobytes()).hexdigest()
-        meta["data_md5"] = dict(self.task.data_md5())
+        meta["data_md5"] = dict(self.task.data_md5(Path(self.cfg.data_root)))
         meta["preprocessed_sha256"] = tensors_sha256(self.task.preprocessed())
         meta["starts"] = [*meta.get("starts", []), start]
         self.record.write_meta(meta)
@@ -369,6 +388,12 @@ class _Run:
     def _say(self, line: str) -> None:
         if self.world.is_main:
             say(line)
+
+    def _without_synchronising(self) -> AbstractContextManager[None]:
+        parallel = self.parallel
+        return (
+            parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
+        )
 
     def _autocast(self) -> torch.autocast:
         on = self.cfg.precision == "bf16"

@@ -180,7 +180,7 @@ def test_an_option_at_its_default_does_not_rename_a_run() -> None:
 def test_the_description_is_plain_yaml() -> None:
     described = describe(load(["task=cifar10", "solver=adam"]))
     assert yaml.safe_load(yaml.safe_dump(described)) == described
-    assert described["data_md5"] == dict(task_class(load(["task=cifar10"])).data_md5())
+    assert described["data_md5"] == dict(task_class(load(["task=cifar10"])).data_md5(Path()))
 
 
 # -- signatures ----------------------------------------------------------------------------------

@@ -1,0 +1,54 @@
+"""Examples that are read and augmented by worker processes, in an order given from outside."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+Key = tuple[int, int]  # epoch and index of an example
+
+
+class EpochLoader:
+    """Batches of a map-style data set, the same with any number of workers.
+
+    `examples[epoch, index]` reads the example and augments it by a generator keyed by seed, epoch
+    and index: never by the state of the process that happens to do it. The workers live as long as
+    the loader.
+
+    Args:
+        examples: The data set, which is copied into each worker.
+        collate: Makes a batch of a list of examples.
+        workers: The number of processes; 0 reads in this one.
+        pin_memory: For copies to a GPU that do not wait.
+    """
+
+    def __init__(
+        self,
+        examples: Dataset[Any],
+        collate: Callable[[list[Any]], Any],
+        workers: int = 0,
+        *,
+        pin_memory: bool = False,
+    ) -> None:
+        self._plan: list[list[Key]] = []  # read anew by every iteration of the loader
+        self._loader = DataLoader(
+            examples,
+            batch_sampler=self._plan,
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            worker_init_fn=_leave_signals_to_the_parent,
+        )
+
+    def __call__(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterator[Any]:
+        """The batches of these indices, in this order."""
+        self._plan[:] = [[(epoch, int(index)) for index in indices] for indices in batches]
+        return iter(self._loader)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the parent ends the workers once it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
