@@ -1,1 +1,1 @@
-"""The experiments: one declarative YAML file each, and what runs and shows them."""
+"""The experiments: one declarative YAML file each, the paper's claims, and the studies."""

@@ -16,8 +16,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `experiments`
 
 from bpgrad.records.files import write_atomically
-from bpgrad.reporting import curves
-from experiments.studies import RESULTS, figure1
+from bpgrad.reporting.display import curves
+from experiments.engine.studies import RESULTS
+from experiments.studies import figure1
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Milliseconds for which a frame stays: of one sample, and of the last.

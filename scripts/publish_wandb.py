@@ -6,11 +6,11 @@
     python scripts/publish_wandb.py --dry-run           only say what would be published
 
 Every row, setting, checksum and final value goes, as one W&B run for each record and experiment,
-in the group of the experiment (experiments/publish.py). A second call sends nothing. It asks the
-project what is there, so it may come from another machine; offline it looks only into
+in the group of the experiment (experiments/engine/publish.py). A second call sends nothing. It asks
+the project what is there, so it may come from another machine; offline it looks only into
 FOLDER/wandb, and a directory must be synced once: `wandb sync` on two machines doubles the rows.
-With --workspace each task of an experiment gets a saved view (experiments/workspace.py), in place
-of its former state; offline the views are only validated.
+With --workspace each task of an experiment gets a saved view (experiments/engine/workspace.py), in
+place of its former state; offline the views are only validated.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.records import wandb_mirror
 from bpgrad.training.cli import run_command
 from bpgrad.training.signatures import unknown
-from experiments import declaration
+from experiments.__main__ import SUITE
+from experiments.engine import declaration
 
 if TYPE_CHECKING:
-    from experiments.publish import Publication
-    from experiments.runner import Plan
+    from experiments.engine.publish import Publication
+    from experiments.engine.runner import Plan
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and do what it says."""
     options = _parser().parse_args(arguments)
-    from experiments import publish
+    from experiments.engine import publish
 
     plans = _plans(options.name, options.scale)
     found = [publication for plan in plans for publication in publish.publications(plan)]
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _publish(
     options: argparse.Namespace, plans: list[Plan], found: list[Publication], scratch: Path
 ) -> None:
-    from experiments import publish
+    from experiments.engine import publish
 
     entity, project = options.entity, options.project
     if options.mode == "offline":
@@ -85,12 +86,12 @@ def _publish(
 
 
 def _plans(names: Sequence[str], scale: str) -> list[Plan]:
-    from experiments import runner
+    from experiments.engine import runner
 
-    there = [e for e in declaration.load_all() if isinstance(e, declaration.Experiment)]
+    there = [e for e in declaration.load_all(SUITE.folder) if isinstance(e, declaration.Experiment)]
     for name in names:
         if name not in (known := [experiment.name for experiment in there]):
-            if name in declaration.names():
+            if name in declaration.names(SUITE.folder):
                 raise ConfigError(f"{name} is a study without training runs to publish")
             raise ConfigError(unknown(name, known))
     if names:
@@ -115,7 +116,7 @@ def _api() -> Any:
 
 def _workspaces(plans: Sequence[Plan], entity: str | None, project: str, mode: str) -> None:
     try:
-        from experiments import workspace
+        from experiments.engine import workspace
     except ImportError as error:
         raise ConfigError("--workspace: needs pip install wandb-workspaces") from error
     for plan in plans:

@@ -8,9 +8,6 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf.errors import OmegaConfBaseException
-
 from bpgrad.errors import BPGradError
 from bpgrad.training.signatures import unknown
 
@@ -28,12 +25,19 @@ def run_command(command: Callable[[], object]) -> NoReturn:
         if not _stdout_is_closed():
             raise
         sys.exit(128 + signal.SIGPIPE)  # its reader, as head(1), has enough
-    except (BPGradError, HydraException, OmegaConfBaseException, KeyboardInterrupt) as error:
+    except _told_in_a_line() as error:
         if os.environ.get("BPGRAD_DEBUG") == "1":
             raise
         code = 130 if isinstance(error, KeyboardInterrupt) else 2
         fail(one_line(error), getattr(error, "exit_code", code))
     sys.exit(0)
+
+
+def _told_in_a_line() -> tuple[type[BaseException], ...]:
+    from hydra.errors import HydraException  # takes a second, which most commands end without
+    from omegaconf.errors import OmegaConfBaseException
+
+    return BPGradError, HydraException, OmegaConfBaseException, KeyboardInterrupt
 
 
 def _stdout_is_closed() -> bool:
@@ -54,6 +58,9 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def one_line(error: BaseException) -> str:
     """An error's message as one line; Hydra's with the valid choices."""
+    from hydra.errors import MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
     text, cause = str(error), error.__cause__
     if isinstance(error, KeyboardInterrupt):
         return text or "interrupted"

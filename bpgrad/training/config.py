@@ -85,7 +85,7 @@ class Config:
 class SolverSpec:
     """The `solver` group, split into what the trainer does and what the optimizer is given.
 
-    `source` identifies the code of a class from outside the suite (experiments.own_solver).
+    `source` identifies the code of a class from outside the suite (experiments.engine.own_solver).
     """
 
     name: str

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bpgrad.reporting import curves
+from bpgrad.reporting.display import curves
 from experiments.studies import certifying, finding
 from experiments.studies.test_functions import all_functions
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from bpgrad.errors import ConfigError
 from bpgrad.records.files import write_text
-from bpgrad.reporting import curves
-from experiments.studies import write_meta
+from bpgrad.reporting.display import curves
+from experiments.engine.studies import write_meta
 
 Array = NDArray[np.float64]
 

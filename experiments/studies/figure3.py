@@ -25,8 +25,8 @@ from bpgrad.branch_prune import minimize, minimize_cheap
 from bpgrad.branch_prune.cheap import LOOP_DISTANCE
 from bpgrad.errors import ConfigError
 from bpgrad.records.files import write_text
-from bpgrad.reporting import curves
-from experiments.studies import write_meta
+from bpgrad.reporting.display import curves
+from experiments.engine.studies import write_meta
 
 Array = NDArray[np.float64]
 

@@ -17,12 +17,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bpgrad.records.files import write_atomically, write_text
-from bpgrad.reporting import curves
-from bpgrad.reporting.style import task_title
+from bpgrad.reporting.display import curves
+from bpgrad.reporting.display.style import task_title
 from bpgrad.training.config import load
-from experiments.claims import EQ4_TOLERANCE, FIGURE5_L, MOMENTA
-from experiments.studies import write_meta
-from experiments.trajectory import premises, record, sides_of_eq4
+from experiments.claims.trajectories import EQ4_TOLERANCE, FIGURE5_L, MOMENTA
+from experiments.engine.studies import write_meta
+from experiments.studies.trajectory import premises, record, sides_of_eq4
 
 RHO, EPOCHS, SEEDS = 0.1, 4, (0,)
 DRAWN = (0.0, 0.9)  # momenta whose series are kept

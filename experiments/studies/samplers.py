@@ -11,8 +11,9 @@ import pandas as pd
 
 from bpgrad.errors import ConfigError
 from bpgrad.records.files import write_text
-from bpgrad.reporting import curves
-from experiments.studies import certifying, comparison, finding, write_meta
+from bpgrad.reporting.display import curves
+from experiments.engine.studies import write_meta
+from experiments.studies import certifying, comparison, finding
 from experiments.studies.test_functions import all_functions
 
 SEEDS = tuple(range(50))

@@ -19,7 +19,7 @@ from scipy.optimize import OptimizeResult
 from bpgrad.branch_prune import Status, minimize, minimize_cheap
 from bpgrad.errors import ConfigError
 from bpgrad.records.files import write_text
-from experiments.studies import write_meta
+from experiments.engine.studies import write_meta
 from experiments.studies.functions import (
     Array,
     Function,

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from bpgrad.errors import ConfigError
-from experiments import claims
+from experiments.claims import theory
 from experiments.studies import theorems
 from experiments.studies.functions import (
     COUNTS,
@@ -172,7 +172,7 @@ def test_the_bound_and_the_gap_are_monotone(trials: list[Trial]) -> None:
 
 def test_the_study_has_the_statements_of_the_claim() -> None:
     printed = {statement.name for statement in STATEMENTS if statement.printed}
-    assert set(claims.STATEMENTS) <= printed
+    assert set(theory.STATEMENTS) <= printed
 
 
 def test_the_study_writes_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,15 @@ import pandas as pd
 import pytest
 
 from bpgrad.errors import RecordError
+from bpgrad.reporting.inference.verdicts import Outcome, Verdict
 from bpgrad.reporting.runs import Comparison
-from bpgrad.reporting.verdicts import Outcome, Verdict
-from experiments import claims, declaration
-from experiments.claims import CLAIMS, Evidence, judge_table, paper_values
-from experiments.declaration import names
+from experiments.__main__ import SUITE
+from experiments.claims import CLAIMS, detection, segmentation, theory, trajectories
+from experiments.engine import declaration
+from experiments.engine.checks import judge_table
+from experiments.engine.claim import Evidence, Runs, Study
+from experiments.engine.declaration import names
+from experiments.engine.printed import paper_values
 from tests.reporting.records import METRICS, make_run
 
 SEEDS = tuple(range(5))
@@ -175,14 +179,14 @@ def test_the_step_sizes_of_each_seed_count(tmp_path: Path, factor: float, outcom
 def test_the_two_sides_of_equation_4(momentum: float, room: float, outcome: Outcome) -> None:
     """C7; `room` is by how much RHS exceeds LHS at one iteration of one setting."""
     rows = []
-    for task, values in claims.FIGURE5_L.items():
+    for task, values in trajectories.FIGURE5_L.items():
         for mu in (0.0, 0.9):
             for lipschitz in values:
                 for t in range(5):
                     changed = (mu, t, lipschitz) == (momentum, 3, values[0])
                     gap = room if changed else (0.2 if mu else -0.2)
                     rows.append((task, mu, lipschitz, 0, 1.0 - gap, 1.0, 0.5))
-    study = pd.DataFrame(rows, columns=list(claims.FIGURE5.columns))
+    study = pd.DataFrame(rows, columns=list(trajectories.FIGURE5.columns))
     assert judge("C7", Evidence(studies={"figure5": study})).outcome == outcome
     half = study[study["momentum"] == 0.9]
     assert judge("C7", Evidence(studies={"figure5": half})).outcome == Outcome.NOT_RUN
@@ -201,14 +205,14 @@ def test_the_rounding_of_weights_is_allowed_where_eq_12_makes_an_equality(
 ) -> None:
     """C7 at L = 1000, f = 2, η = (f − rhs)/L = 1e-3 and ‖x‖ = 4."""
     rows = []
-    for task, values in claims.FIGURE5_L.items():
+    for task, values in trajectories.FIGURE5_L.items():
         for mu in (0.0, 0.9):
             for lipschitz in values:
                 changed = (mu, lipschitz) == (momentum, 1000.0)
                 gap = room if changed else (0.2 if mu else -0.2)
                 relative = (2.0 - 1.0) / lipschitz / 4.0
                 rows.append((task, mu, lipschitz, 0, 1.0 - gap, 1.0, 2.0, relative))
-    study = pd.DataFrame(rows, columns=[*claims.FIGURE5.columns, "relative_step"])
+    study = pd.DataFrame(rows, columns=[*trajectories.FIGURE5.columns, "relative_step"])
     assert judge("C7", Evidence(studies={"figure5": study})).outcome == outcome
 
 
@@ -222,7 +226,7 @@ def test_runs_of_another_scale_do_not_judge_the_paper(tmp_path: Path) -> None:
 
 def test_the_papers_values_are_the_printed_ones() -> None:
     """A few, and the sums of all, transcribed by hand from the reference, section 8.2."""
-    values = paper_values()
+    values = paper_values(SUITE.paper_values)
     assert not values.duplicated(["table", "task", "solver", "metric"]).any()
 
     def printed(table: str, solver: str, metric: str) -> float:
@@ -243,8 +247,8 @@ def test_the_papers_values_are_the_printed_ones() -> None:
 
 def test_a_table_is_judged_against_the_papers_values(tmp_path: Path) -> None:
     """Table 1 within a point of every value, then with one of them two points off."""
-    table = paper_values()
-    table = table[table["table"] == "Table 1"]
+    values = paper_values(SUITE.paper_values)
+    table = values[values["table"] == "Table 1"]
     for shift, outcome in ((0.0, Outcome.REPRODUCED), (2.0, Outcome.NOT_REPRODUCED)):
         runs = []
         for solver in dict.fromkeys(table["solver"]):
@@ -256,10 +260,12 @@ def test_a_table_is_judged_against_the_papers_values(tmp_path: Path) -> None:
                 runs.append(run)
         comparison = Comparison("imagenet", METRICS, tuple(runs))
         evidence = Evidence({("table1", "imagenet"): comparison}, {"table1": SEEDS})
-        assert judge_table("Table 1", evidence).outcome == outcome
-    assert judge_table("Table 3", Evidence()).outcome == Outcome.NOT_RUN
+        assert judge_table("Table 1", values, evidence, segmentation.DERIVED).outcome == outcome
+    assert (
+        judge_table("Table 3", values, Evidence(), segmentation.DERIVED).outcome == Outcome.NOT_RUN
+    )
     with pytest.raises(KeyError):
-        judge_table("Table 9", Evidence())
+        judge_table("Table 9", values, Evidence(), segmentation.DERIVED)
 
 
 def table(
@@ -329,7 +335,7 @@ def test_imagenet(tmp_path: Path, bad: dict[str, dict[str, float]]) -> None:
     flips("C16", tmp_path, ("table1", "imagenet"), IMAGENET, bad)
 
 
-def detection() -> dict[str, dict[str, float]]:
+def detection_scores() -> dict[str, dict[str, float]]:
     """BPGrad is strictly best on 10 of 20 classes, ties with Adam on one, which has the others."""
     values = {
         solver: {"train_objective": level, "val_map": score}
@@ -338,7 +344,7 @@ def detection() -> dict[str, dict[str, float]]:
             *(("RMSProp", 0.6, 63.0), ("Adam", 0.4, 66.1)),
         )
     }
-    for k, name in enumerate(claims.VOC_CLASSES):
+    for k, name in enumerate(detection.VOC_CLASSES):
         for solver, score in (("BPGrad", 60), ("Adagrad", 50), ("RMSProp", 50)):
             values[solver][f"val_ap_{name}"] = float(score)
         values["Adam"][f"val_ap_{name}"] = 58.0 if k < 10 else 60.0 if k == 10 else 62.0
@@ -350,7 +356,7 @@ def test_detection(tmp_path: Path) -> None:
     place = ("table2", "voc_detection")
 
     def outcome(solver: str = "Adam", n: int = 8, **changes: float) -> Outcome:
-        values = detection()
+        values = detection_scores()
         values[solver] |= changes
         folder = tmp_path / f"{solver} {n} {changes}"
         runs = []
@@ -483,7 +489,7 @@ def test_tuning_l_is_unnecessary(tmp_path: Path) -> None:
 def figure6(folder: Path, spread: float, n: int = 5) -> Evidence:
     """Curves that fall from 2.3 to 0.3, those over L as far apart at the second epoch."""
     comparisons = {}
-    for need in claims.FIGURE6:
+    for need in trajectories.FIGURE6:
         runs = []
         for k, solver in enumerate(need.solvers):
             for seed in range(n):
@@ -506,7 +512,7 @@ def test_the_curves_over_l_are_clustered(tmp_path: Path) -> None:
     assert number.value == pytest.approx(0.05 * NOISE[0])
 
 
-def study(need: claims.Study, rows: list[tuple[object, ...]]) -> Evidence:
+def study(need: Study, rows: list[tuple[object, ...]]) -> Evidence:
     return Evidence(studies={need.name: pd.DataFrame(rows, columns=list(need.columns))})
 
 
@@ -522,21 +528,21 @@ def study(need: claims.Study, rows: list[tuple[object, ...]]) -> Evidence:
 )
 def test_theorems(premise: int, held: int, outcome: Outcome) -> None:
     """C2: one counterexample is enough, a premise that is hardly ever true is not."""
-    rows: list[tuple[object, ...]] = [(name, 100, 80, 80) for name in claims.STATEMENTS]
-    rows[2] = (claims.STATEMENTS[2], 100, premise, held)
-    assert judge("C2", study(claims.THEOREMS, rows)).outcome == outcome
-    assert claims.STATEMENTS[0] in judge("C2", study(claims.THEOREMS, rows[1:])).needs
+    rows: list[tuple[object, ...]] = [(name, 100, 80, 80) for name in theory.STATEMENTS]
+    rows[2] = (theory.STATEMENTS[2], 100, premise, held)
+    assert judge("C2", study(theory.THEOREMS, rows)).outcome == outcome
+    assert theory.STATEMENTS[0] in judge("C2", study(theory.THEOREMS, rows[1:])).needs
 
 
 def test_samplers() -> None:
     """C3: paired by function, on the logarithm."""
     rows = [(k, 10 * 2**k, 40 * 2**k + k) for k in range(6)]
-    assert judge("C3", study(claims.SAMPLERS, [*rows])).outcome == Outcome.REPRODUCED
+    assert judge("C3", study(theory.SAMPLERS, [*rows])).outcome == Outcome.REPRODUCED
     swapped = [(k, uniform, gradient) for k, gradient, uniform in rows]
-    assert judge("C3", study(claims.SAMPLERS, [*swapped])).outcome == Outcome.NOT_REPRODUCED
-    assert judge("C3", study(claims.SAMPLERS, [*rows[:2]])).outcome == Outcome.UNDECIDED
+    assert judge("C3", study(theory.SAMPLERS, [*swapped])).outcome == Outcome.NOT_REPRODUCED
+    assert judge("C3", study(theory.SAMPLERS, [*rows[:2]])).outcome == Outcome.UNDECIDED
     with pytest.raises(RecordError, match="3 occurs twice"):
-        judge("C3", study(claims.SAMPLERS, [*rows, rows[3]]))
+        judge("C3", study(theory.SAMPLERS, [*rows, rows[3]]))
 
 
 @pytest.mark.parametrize(
@@ -551,8 +557,8 @@ def test_samplers() -> None:
 def test_smoothing(narrow: float, wide: float, outcome: Outcome) -> None:
     """C4, from the depths of the valleys before and after."""
     rows: list[tuple[object, ...]] = [("narrow", 2.0, 2 * narrow), ("wide", 0.5, 0.5 * wide)]
-    assert judge("C4", study(claims.SMOOTHING, rows)).outcome == outcome
-    assert "wide" in judge("C4", study(claims.SMOOTHING, rows[:1])).needs
+    assert judge("C4", study(theory.SMOOTHING, rows)).outcome == outcome
+    assert "wide" in judge("C4", study(theory.SMOOTHING, rows[:1])).needs
 
 
 @pytest.mark.parametrize(
@@ -570,8 +576,8 @@ def test_loop(cheap: float, exact: float, slope: float, outcome: Outcome) -> Non
         ("Eq. 12", cheap, 1.0, slope),
         ("Algorithm 1", exact, 1.0, slope),
     ]
-    assert judge("C5", study(claims.LOOPS, rows)).outcome == outcome
-    assert "Algorithm 1" in judge("C5", study(claims.LOOPS, rows[:1])).needs
+    assert judge("C5", study(theory.LOOPS, rows)).outcome == outcome
+    assert "Algorithm 1" in judge("C5", study(theory.LOOPS, rows[:1])).needs
 
 
 @pytest.mark.parametrize(
@@ -589,15 +595,15 @@ def test_loop(cheap: float, exact: float, slope: float, outcome: Outcome) -> Non
 def test_momentum_alone_decides(changed: tuple[str, float], value: float, outcome: Outcome) -> None:
     """C8; `changed` is the column, and the momentum, of the one trajectory that is altered."""
     rows: list[tuple[object, ...]] = []
-    for task, values in claims.FIGURE5_L.items():
-        for mu in claims.MOMENTA:
+    for task, values in trajectories.FIGURE5_L.items():
+        for mu in trajectories.MOMENTA:
             for lipschitz in values:
                 row = {"held": 1.0 if mu >= 0.5 else 0.4, "pairs13": 0.05, "pairs15": 0.02}
                 if (task, mu, lipschitz) == ("cifar10", changed[1], values[-1]):
                     row[changed[0]] = value
                 rows.append((task, mu, lipschitz, 0, *row.values()))
-    assert judge("C8", study(claims.MOMENTUM, rows)).outcome == outcome
-    assert "μ = 0.99, L = 1000" in judge("C8", study(claims.MOMENTUM, rows[:-1])).needs
+    assert judge("C8", study(trajectories.MOMENTUM, rows)).outcome == outcome
+    assert "μ = 0.99, L = 1000" in judge("C8", study(trajectories.MOMENTUM, rows[:-1])).needs
 
 
 def test_a_step_size_that_breaks_is_not_one_that_rises(tmp_path: Path) -> None:
@@ -611,11 +617,11 @@ def test_a_step_size_that_breaks_is_not_one_that_rises(tmp_path: Path) -> None:
     rows: list[tuple[object, ...]] = [
         (task, mu, lipschitz, 0, 1.0, 1.0 if (task, mu, lipschitz) != broken else np.nan, 0.5)
         for broken in [("mnist", 0.9, 50.0)]
-        for task, lipschitz_values in claims.FIGURE5_L.items()
+        for task, lipschitz_values in trajectories.FIGURE5_L.items()
         for mu in (0.0, 0.9)
         for lipschitz in lipschitz_values
     ]
-    assert judge("C7", study(claims.FIGURE5, rows)).outcome == Outcome.UNDECIDED
+    assert judge("C7", study(trajectories.FIGURE5, rows)).outcome == Outcome.UNDECIDED
 
 
 def test_the_composite_is_judged_by_its_parts(tmp_path: Path) -> None:
@@ -630,8 +636,10 @@ def test_the_composite_is_judged_by_its_parts(tmp_path: Path) -> None:
 
 def test_the_labels_of_the_claims_are_those_of_the_declarations() -> None:
     """Otherwise a claim would wait for ever for runs that are there under another name."""
-    declared = {name: declaration.load(declaration.FOLDER / f"{name}.yaml") for name in names()}
-    needs = [need for claim in CLAIMS for need in claim.needs if isinstance(need, claims.Runs)]
+    declared = {
+        name: declaration.load(SUITE.folder / f"{name}.yaml") for name in names(SUITE.folder)
+    }
+    needs = [need for claim in CLAIMS for need in claim.needs if isinstance(need, Runs)]
     checked = [need for need in needs if need.experiment in declared]
     assert {"figure4", "figure6", "figure7"} <= {need.experiment for need in checked}
     for need in checked:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.claims import FIGURE5, FIGURE5_L, MOMENTUM
+from experiments.claims.trajectories import FIGURE5, FIGURE5_L, MOMENTUM
 from experiments.studies import figure5
 from experiments.studies.figure5 import Setting
 

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from bpgrad.errors import ConfigError
-from bpgrad.reporting.interactive import widget
-from experiments.claims import CLAIMS, FILLED, KEPT, LOOP, Evidence
+from bpgrad.reporting.page.interactive import widget
+from experiments.claims import CLAIMS
+from experiments.claims.theory import FILLED, KEPT, LOOP
+from experiments.engine.claim import Evidence
 from experiments.studies import certifying, figure1, figure2, figure3, finding, samplers
 from experiments.studies.adalipo import minimize_adalipo
 from experiments.studies.counting import Counter, Over, cpu_limit

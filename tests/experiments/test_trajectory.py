@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bpgrad.training.config import load
-from experiments.trajectory import Trajectory, premises, record, sides_of_eq4
+from experiments.studies.trajectory import Trajectory, premises, record, sides_of_eq4
 
 L, RHO = 8.0, 0.3
 

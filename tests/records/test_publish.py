@@ -20,8 +20,9 @@ import pytest
 
 from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.records import wandb_mirror
-from experiments import declaration, publish, runner
-from experiments.publish import Publication
+from experiments.__main__ import SUITE
+from experiments.engine import declaration, publish, runner
+from experiments.engine.publish import Publication
 from scripts import publish_wandb
 from tests.records.test_wandb_mirror import KEY, Server, records, server, values  # noqa: F401
 
@@ -42,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def published(experiment: str, folder: Path) -> list[Publication]:
-    loaded = declaration.load(declaration.FOLDER / f"{experiment}.yaml")
+    loaded = declaration.load(SUITE.folder / f"{experiment}.yaml")
     assert isinstance(loaded, declaration.Experiment)
     root = f"results_root={folder}/results/runs"
     return list(publish.publications(runner.prepare(loaded, overrides=[root])))
@@ -319,7 +320,7 @@ def test_the_real_client_adds_what_a_cut_run_lacks(
     body = f"""
 import dataclasses, sys
 from pathlib import Path
-from experiments import publish
+from experiments.engine import publish
 from tests.records.test_publish import published
 whole = published("figure4", Path({str(folder)!r}))[0]
 whole = dataclasses.replace(whole, iterations=whole.iterations[:20])
@@ -375,8 +376,8 @@ def test_what_cannot_be_published_is_one_line(
 
 def test_a_study_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = declaration.Study("a_study", "A study", "a_study")
-    monkeypatch.setattr(declaration, "load_all", lambda: [study])
-    monkeypatch.setattr(declaration, "names", lambda: ["a_study"])
+    monkeypatch.setattr(declaration, "load_all", lambda folder: [study])
+    monkeypatch.setattr(declaration, "names", lambda folder: ["a_study"])
     with pytest.raises(ConfigError, match="a_study is a study without training runs"):
         publish_wandb.main(["a_study"])
 
@@ -404,9 +405,9 @@ WITHOUT = "wandb-workspaces is not installed (the extra `dashboards`)"
 
 def views(experiment: str) -> list[Any]:
     pytest.importorskip("wandb_workspaces", reason=WITHOUT)
-    from experiments import workspace
+    from experiments.engine import workspace
 
-    loaded = declaration.load(declaration.FOLDER / f"{experiment}.yaml")
+    loaded = declaration.load(SUITE.folder / f"{experiment}.yaml")
     assert isinstance(loaded, declaration.Experiment)
     return list(workspace.workspaces(runner.prepare(loaded), "me", "tests"))
 
@@ -458,7 +459,7 @@ def test_a_workspace_that_the_schema_loses_something_of_is_refused(
     view = views("figure4")[0]
     from wandb_workspaces.workspaces import Section
 
-    from experiments import workspace
+    from experiments.engine import workspace
 
     monkeypatch.setattr(Section, "_from_model", lambda model: Section(name=model.name))
     with pytest.raises(BPGradError, match="figure4, mnist: wandb-workspaces reads it otherwise"):
@@ -469,7 +470,7 @@ def test_saving_again_replaces_the_view(monkeypatch: pytest.MonkeyPatch) -> None
     pytest.importorskip("wandb_workspaces", reason=WITHOUT)
     from wandb_workspaces.workspaces import interface, internal
 
-    from experiments import workspace
+    from experiments.engine import workspace
 
     saved: dict[str, dict[str, Any]] = {}
 

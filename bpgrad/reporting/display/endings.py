@@ -1,0 +1,148 @@
+"""What variants and sweeps end with: the tables that answer what such an experiment asks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bpgrad.metrics import Metric
+from bpgrad.reporting.display.grid import text_of
+from bpgrad.reporting.display.style import task_title
+from bpgrad.reporting.runs import Comparison, Run
+
+TWIN = "twin of "  # a label "twin of X: what" is compared with X, others with the first
+LAST_EPOCHS = 10  # over which a run's scatter from epoch to epoch is taken
+BEYOND = 2.0  # standard deviations that a difference may owe to the scatter
+
+
+def answer(shows: str, comparison: Comparison) -> str:
+    """The table for an experiment that shows variants or a sweep, with what it means; else ""."""
+    if shows not in ("variants", "sweep") or not any(run.finished for run in comparison.runs):
+        return ""
+    make = _variants if shows == "variants" else _sweep
+    return "\n".join(make(comparison))
+
+
+def _variants(comparison: Comparison) -> Iterator[str]:
+    first, *_ = shown = [s for s in comparison.solvers if comparison.finished(s)]
+    columns = shown_columns(comparison)
+    noise = {column: _scatter(comparison, column) for column, _ in columns}
+    yield f"On {task_title(comparison.task)}, what each difference changes at the last epoch:"
+    yield ""
+    yield "| variant | beside | " + " | ".join(title_of(c, m) for c, m in columns) + " |"
+    yield "| --- | --- |" + " ---: |" * len(columns)
+    for solver in shown[1:]:
+        beside = first
+        if solver.startswith(TWIN):
+            beside = solver.removeprefix(TWIN).partition(":")[0]
+        cells = []
+        for column, metric in columns:
+            change = _mean(comparison, solver, column) - _mean(comparison, beside, column)
+            if math.isnan(change):
+                cells.append("–")
+                continue
+            text = f"{'−' if change < 0 else '+'}{text_of(abs(change), metric)}"
+            large = abs(change) > BEYOND * math.sqrt(2) * noise[column]
+            cells.append(f"**{text}**" if large else text)
+        yield f"| {solver} | {beside} | {' | '.join(cells)} |"
+    yield ""
+    words = " and ".join(f"{text_of(noise[c], m)} ({title_of(c, m)})" for c, m in columns)
+    yield (
+        f"Bold is what exceeds {BEYOND:g} standard deviations of the scatter that the runs have by "
+        f"themselves from one epoch to the next, {words}. That is all there is to judge "
+        "chance by with few seeds, and less than other seeds would do."
+    )
+
+
+def _sweep(comparison: Comparison) -> Iterator[str]:
+    (objective, _), (column, metric) = shown_columns(comparison)
+    complete = {
+        solver: labels
+        for solver, labels in labels_by_setting(comparison).items()
+        if all(comparison.finished(s) or _diverged(comparison, s) for s in labels.values())
+    }
+    if not complete:
+        return
+    budget = max(len(labels) for labels in complete.values())
+    yield (
+        f"On {task_title(comparison.task)}, with {budget} settings a solver: what the one in the "
+        "middle reaches, which is that of the other experiments, and what the one does that "
+        "reaches the lowest training objective (chosen by that, not by the validation set)."
+    )
+    yield ""
+    title = title_of(column, metric)
+    yield f"| solver | middle | its {title} | chosen | its {title} | from – to | diverged |"
+    yield "| --- | --- | ---: | --- | ---: | ---: | --- |"
+    for solver, labels in complete.items():
+        done = [label for label in labels.values() if comparison.finished(label)]
+        if not done:
+            continue
+        values = {label: _mean(comparison, label, column) for label in done}
+        middle = list(labels.values())[len(labels) // 2]
+        chosen = min(done, key=lambda label: _mean(comparison, label, objective))
+        diverged = [_setting(s) for s in labels.values() if _diverged(comparison, s)]
+        cells = [
+            *(solver, _setting(middle)),
+            text_of(values[middle], metric) if middle in values else "–",
+            *(_setting(chosen), text_of(values[chosen], metric)),
+            f"{text_of(min(values.values()), metric)} – {text_of(max(values.values()), metric)}",
+            ", ".join(diverged) or "none",
+        ]
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield (
+        "The range is that of the settings that did not diverge; where it reaches the error of "
+        "guessing, some learned nothing. Solvers of which a setting is missing are left out."
+    )
+
+
+def shown_columns(comparison: Comparison) -> list[tuple[str, Metric]]:
+    """The two columns of the records that are shown: of the training objective and the metric."""
+    (first, objective), (second, metric) = list(comparison.metrics.items())[:2]
+    return [(f"train_{first}", objective), (f"val_{second}", metric)]
+
+
+def title_of(column: str, metric: Metric) -> str:
+    """What a column is called, with its unit."""
+    phase = "training" if column.startswith("train_") else "validation"
+    return f"{phase} {metric.title}" + (f" ({metric.unit})" if metric.unit else "")
+
+
+def last(comparison: Comparison, solver: str, column: str) -> np.ndarray:
+    """A column at the last epoch, of the finished runs of a solver, one a seed."""
+    return np.array([run.rows[column].iloc[-1] for run in comparison.finished(solver)])
+
+
+def labels_by_setting(comparison: Comparison) -> dict[str, dict[float, str]]:
+    """The labels "solver, name = value" by solver and value, values in increasing order."""
+    found: dict[str, dict[float, str]] = {}
+    for label in comparison.solvers:
+        found.setdefault(label.partition(", ")[0], {})[float(label.rpartition(" = ")[2])] = label
+    return {solver: dict(sorted(labels.items())) for solver, labels in found.items()}
+
+
+def _mean(comparison: Comparison, solver: str, column: str) -> float:
+    values = last(comparison, solver, column)
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _scatter(comparison: Comparison, column: str) -> float:
+    """The median over the runs of the standard deviation about the run's own trend."""
+
+    def of(run: Run) -> float:
+        # Second differences know no trend; those of independent values have variance 6σ².
+        steps = np.diff(run.rows[column].to_numpy(dtype=float)[-LAST_EPOCHS:], 2)
+        return float(np.sqrt(np.mean(steps**2) / 6)) if len(steps) else math.nan
+
+    return float(np.median([of(run) for run in comparison.runs if run.finished]))
+
+
+def _setting(label: str) -> str:
+    return label.partition(", ")[2]
+
+
+def _diverged(comparison: Comparison, label: str) -> bool:
+    runs: Sequence[Run] = [run for run in comparison.runs if run.solver == label]
+    return any("diverged" in run.meta for run in runs)

@@ -1,0 +1,174 @@
+"""What a table of final results holds: a number of each metric and solver, and where it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bpgrad.reporting.inference.statistics import best_in_column, by_seed
+from bpgrad.reporting.runs import Comparison, Run
+
+if TYPE_CHECKING:
+    from bpgrad.metrics import Metric
+
+PHASES = ("train", "val")
+
+# The paper's printed values by task, solver and column of the records.
+Printed = Mapping[tuple[str, str, str], float]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as it is printed, and the value of each of its runs, in the order of the row's.
+
+    `best`: significantly better than every other number of the column. `paper` is the value that
+    the paper prints, `difference` ours minus the paper's, both as text; empty if it prints none.
+    """
+
+    text: str
+    value: float
+    values: tuple[str, ...]
+    best: bool = False
+    paper: str = ""
+    difference: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The numbers of a solver, one for each column of the grid, and its finished runs."""
+
+    solver: str
+    runs: tuple[Run, ...]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The table of a task: a row for each solver that has finished a run."""
+
+    task: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def has_best(self) -> bool:
+        """Whether any number is marked as the best of its column."""
+        return any(cell.best for row in self.rows for cell in row.cells)
+
+    @property
+    def has_paper(self) -> bool:
+        """Whether a value of the paper stands beside any number."""
+        return any(cell.paper for row in self.rows for cell in row.cells)
+
+
+def summarise(comparison: Comparison) -> pd.DataFrame:
+    """A row for each solver that has finished: the last epoch's metrics and the time taken.
+
+    Columns: task, solver, seeds (their number), <phase>_<metric> and its standard deviation over
+    seeds (of the sample; NaN for one seed) as <phase>_<metric>_std, train_seconds (of all epochs),
+    images_per_second (while training).
+    """
+    rows = []
+    for solver in comparison.solvers:
+        runs = comparison.finished(solver)
+        if not runs:
+            continue
+        last = pd.DataFrame([run.rows.iloc[-1] for run in runs])
+        row = {"task": comparison.task, "solver": solver, "seeds": len(runs)}
+        for column, _ in shown_columns(comparison):
+            row[column] = last[column].mean()
+            row[f"{column}_std"] = last[column].std(ddof=1)
+        seconds = sum(_seconds(run) for run in runs)
+        row["train_seconds"] = seconds / len(runs)
+        row["images_per_second"] = sum(_images(run) for run in runs) / seconds
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def shown_columns(comparison: Comparison) -> list[tuple[str, Metric]]:
+    """The columns of the records that are shown: both phases of each metric, where recorded."""
+    recorded = {column for run in comparison.runs if run.finished for column in run.rows.columns}
+    names = [(f"{phase}_{name}", name) for phase in PHASES for name in comparison.metrics]
+    return [(column, comparison.metrics[name]) for column, name in names if column in recorded]
+
+
+def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
+    """The table of a comparison, with the paper's values where it prints any.
+
+    A number is the best of its column if every planned run has finished and it is significantly
+    better than each other (see `bpgrad.reporting.inference.statistics.best_in_column`).
+    """
+    columns = shown_columns(comparison)
+    best = {column: _best(comparison, column, metric) for column, metric in columns}
+    titles = [f"{column.partition('_')[0]} {_with_unit(metric)}" for column, metric in columns]
+    rows = []
+    for summary in summarise(comparison).to_dict("records"):
+        solver = summary["solver"]
+        runs = tuple(comparison.finished(solver))
+        cells = []
+        for column, metric in columns:
+            mean, std = summary[column], summary[f"{column}_std"]
+            paper = (printed or {}).get((comparison.task, solver, column))
+            cells.append(
+                Cell(
+                    text_of(mean, metric) + ("" if pd.isna(std) else f" ± {_std(std, metric)}"),
+                    float(mean),
+                    tuple(text_of(run.rows.iloc[-1][column], metric) for run in runs),
+                    best[column] == solver,
+                    "" if paper is None else _as_printed(paper, metric),
+                    "" if paper is None else _difference(mean - paper, metric),
+                )
+            )
+        for name, of in (("train_seconds", _seconds), ("images_per_second", _rate)):
+            each = tuple(f"{of(run):.0f}" for run in runs)
+            cells.append(Cell(f"{summary[name]:.0f}", float(summary[name]), each))
+        rows.append(Row(solver, runs, tuple(cells)))
+    return Grid(comparison.task, (*titles, "train time (s)", "images/s"), tuple(rows))
+
+
+def text_of(value: float, metric: Metric) -> str:
+    """A value as it is printed everywhere: percentages to two decimals, others to four digits."""
+    return f"{value:{'.2f' if metric.unit == '%' else '#.4g'}}"
+
+
+def _best(comparison: Comparison, column: str, metric: Metric) -> str | None:
+    if not all(run.finished for run in comparison.runs):
+        return None  # what is still missing might be better
+    values = {
+        solver: by_seed(
+            (run.seed, run.rows.iloc[-1][column]) for run in comparison.finished(solver)
+        )
+        for solver in comparison.solvers
+    }
+    return best_in_column(values, higher_is_better=metric.higher_is_better)
+
+
+def _with_unit(metric: Metric) -> str:
+    return f"{metric.title} ({metric.unit})" if metric.unit else metric.title
+
+
+def _std(std: float, metric: Metric) -> str:
+    return f"{std:{'.2f' if metric.unit == '%' else '#.2g'}}"
+
+
+def _as_printed(value: float, metric: Metric) -> str:
+    return f"{value:.1f}" if metric.unit == "%" else f"{value:g}"
+
+
+def _difference(difference: float, metric: Metric) -> str:
+    return f"{difference:{'+.2f' if metric.unit == '%' else '+#.3g'}}".replace("-", "−")
+
+
+def _seconds(run: Run) -> float:
+    return float(run.rows["train_seconds"].sum())
+
+
+def _images(run: Run) -> float:
+    return float((run.rows["images_per_second"] * run.rows["train_seconds"]).sum())
+
+
+def _rate(run: Run) -> float:
+    return _images(run) / _seconds(run)

@@ -1,0 +1,1 @@
+"""Runs, shows and judges what it is handed: declarations, studies and claims (see suite.py)."""

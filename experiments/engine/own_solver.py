@@ -1,0 +1,193 @@
+"""A solver of one's own in a comparison: any importable optimizer, described by one YAML file.
+
+    name: nadam                        # of its runs' folder; one that no other solver has
+    optimizer: torch.optim.NAdam       # or my_module.MyClass, or lion.py:Lion beside this file
+    lr: 0.002                          # what its constructor takes
+    label: NAdam                       # optional: how tables and figures call it
+    tune: {lr: {log: [1.0e-4, 1]}}     # optional: what --tune varies, as in configs/tuning.yaml
+
+Everything else is as in `configs/solver/*.yaml`. Modules are also looked for beside the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import io
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from bpgrad.errors import ConfigError
+from bpgrad.training.config import CONFIG_DIR, SolverSpec
+from bpgrad.training.signatures import import_object
+from experiments.engine.declaration import Experiment, Solver
+
+# Packages whose version or commit is in the record already.
+RECORDED = ("torch", "bpgrad")
+
+
+@dataclass(frozen=True)
+class OwnSolver:
+    """A solver that is not one of the suite's: how it is called, and what may be tuned."""
+
+    name: str
+    label: str
+    tune: Mapping[str, Any]
+
+
+def load(path: Path) -> OwnSolver:
+    """Read the YAML file and make the solver known to Hydra, as solver=<name>.
+
+    Of a class from outside torch and this suite the file's sha256 goes into the run's identity, as
+    `solver.source`: runs of an edited class are other runs. Raises ConfigError, one line.
+    """
+    try:
+        node = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except Exception as error:  # of the file system, YAML and OmegaConf
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"{path}: must be a mapping with the keys name and optimizer")
+    given: dict[str, Any] = {str(k): v for k, v in OmegaConf.to_container(node).items()}  # type: ignore[union-attr]
+    for key in ("name", "optimizer"):
+        if not isinstance(given.get(key), str):
+            raise ConfigError(f"{path}: {key}: missing; as in {key}: {_EXAMPLES[key]}")
+    name = given["name"]
+    if not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise ConfigError(f"{path}: name: {name}: must be of letters, digits and _")
+    if name.lower() in {known.stem for known in (CONFIG_DIR / "solver").glob("*.yaml")}:
+        raise ConfigError(f"{path}: name: {name} is one of the suite's solvers; take another name")
+    label, tune = str(given.pop("label", name)), given.pop("tune", None) or {}
+    if not isinstance(tune, dict):
+        raise ConfigError(f"{path}: tune: must be like {{lr: {{log: [1.0e-4, 1]}}}}")
+    given["optimizer"], source = _resolve(path, given["optimizer"])
+    ConfigStore.instance().store(group="solver", name=name, node=given | source)
+    return OwnSolver(name, label, tune)
+
+
+_EXAMPLES = {"name": "nadam", "optimizer": "torch.optim.NAdam"}
+
+
+def joined(experiment: Experiment, own: Sequence[OwnSolver]) -> Experiment:
+    """The experiment with more solvers, under a name of its own.
+
+    It no longer counts as the paper's. Raises ConfigError for a label that is there already.
+    """
+    labels = [solver.label for solver in experiment.solvers] + [solver.label for solver in own]
+    for solver in own:
+        if labels.count(solver.label) > 1:
+            raise ConfigError(
+                f"{solver.label} is the label of another solver of {experiment.name}; give yours "
+                "another one (label: ...)"
+            )
+    if len({solver.name for solver in own}) < len(own):
+        raise ConfigError("two of the solvers added have the same name")
+    title = f"{experiment.paper}: {experiment.title}" if experiment.paper else experiment.title
+    return replace(
+        experiment,
+        name="-".join([experiment.name, "with", *(solver.name for solver in own)]),
+        title=f"{title}, with {', '.join(solver.label for solver in own)}",
+        paper=None,
+        solvers=(
+            *experiment.solvers,
+            *(Solver(solver.label, (f"solver={solver.name}",)) for solver in own),
+        ),
+    )
+
+
+def try_out(spec: SolverSpec) -> None:
+    """Two steps on a small problem and a checkpoint, as the trainer does them.
+
+    Raises ConfigError with what fails: later it would be in the middle of a run.
+    """
+    import torch
+
+    from bpgrad.training.solver import build_optimizer, takes_loss
+
+    where = f"{spec.name}: {spec.optimizer.__qualname__}"
+    closure = inspect.signature(spec.optimizer.step).parameters.get("closure")  # type: ignore[attr-defined]
+    if closure is not None and closure.default is closure.empty:
+        raise ConfigError(
+            f"{where}.step needs a closure, which is not given here: every step has one gradient; "
+            "a loss-aware solver takes step(closure=None, *, loss=None)"
+        )
+    doing = "a step"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = torch.nn.Linear(3, 2)
+        optimizer = build_optimizer(spec, model, {})
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss = model(torch.ones(4, 3)).square().mean()
+            loss.backward()
+            if takes_loss(optimizer):
+                optimizer.step(loss=loss.detach())  # type: ignore[call-overload]
+            else:
+                optimizer.step()
+        doing = "saving and loading its state (tensors and plain values only)"
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        file.seek(0)
+        optimizer.load_state_dict(torch.load(file, weights_only=True))
+    except Exception as error:  # whatever foreign code raises
+        line = (str(error) or repr(error)).splitlines()[0]
+        raise ConfigError(f"{where} fails in {doing}: {type(error).__name__}: {line}") from error
+
+
+def _resolve(path: Path, text: str) -> tuple[str, dict[str, str]]:
+    """The class as package.module.Name, and its file's sha256 if it is from outside."""
+    folder = path.resolve().parent
+    _look_in(folder)
+    key = f"{path}: optimizer"
+    file, colon, name = text.rpartition(":")
+    try:
+        if colon:
+            module = _load_file(folder / file)
+            text = f"{module.__name__}.{name}"
+        found = import_object(text, key)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a foreign module raises
+        line = (str(error) or repr(error)).splitlines()[0]
+        raise ConfigError(f"{key}={text}: {type(error).__name__}: {line}") from error
+    module_name = str(getattr(found, "__module__", ""))
+    if module_name.partition(".")[0] in RECORDED:
+        return text, {}
+    try:
+        source = inspect.getsourcefile(found)
+    except TypeError:  # not a class, which is refused with the other settings; or built in
+        source = None
+    if source is None:
+        return text, {}
+    return text, {"source": hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16]}
+
+
+def _load_file(file: Path) -> ModuleType:
+    """The module in a file, importable by the file's name from now on."""
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file")
+    if not file.stem.isidentifier():
+        raise ConfigError(f"{file}: cannot be a module's name; use letters, digits and _")
+    _look_in(file.resolve().parent)
+    found = importlib.util.find_spec(file.stem)
+    if found is None or Path(found.origin or "").resolve() != file.resolve():
+        raise ConfigError(f"{file}: another module is called {file.stem}; rename the file")
+    return importlib.import_module(file.stem)
+
+
+def _look_in(folder: Path) -> None:
+    """Let modules be imported from a folder too, last: it must not hide an installed one."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    importlib.invalidate_caches()

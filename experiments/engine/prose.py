@@ -1,0 +1,195 @@
+"""The report's sentences: what was run, what the paper claims, what came out; all computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bpgrad.reporting.display.grid import summarise, text_of
+from bpgrad.reporting.display.style import task_title
+from bpgrad.reporting.inference.statistics import MIN_SEEDS
+from bpgrad.reporting.inference.verdicts import Outcome
+from bpgrad.reporting.page.document import JudgedClaim
+from bpgrad.reporting.runs import Comparison, Run
+
+NOTE = """\
+Over seeds a claim is decided by paired t-tests after Holm, from three seeds on; how each one is
+decided stands in `experiments/claims.py`. Its thresholds come from the suite's specification,
+written before any run, or, where that leaves them open, are marked as our own there; those were
+written while the first runs were under way. *Undecided* means that the runs so far are compatible
+with the claim and with its contrary."""
+LEANINGS = ("in every comparison so far", "in some comparisons", "in none")
+
+
+def opening(
+    comparisons: Iterable[Comparison],
+    studies: Mapping[str, Sequence[Mapping[str, Any]]],
+    claims: Sequence[JudgedClaim],
+) -> str:
+    """What was run and on what, and where the evidence points, in two or three paragraphs.
+
+    `studies` gives the entries of meta.json of each recorded study by its title.
+    """
+    planned = _each_once(comparisons)
+    runs = [run for run in planned if run.finished]
+    entries = [start for run in runs for start in run.meta["starts"]]
+    entries += [entry for computed in studies.values() for entry in computed]
+    paragraphs = [
+        "\n".join([_what_was_run(runs, len(planned), len(studies)), *_where(runs, entries)])
+    ]
+    paragraphs.append(_evidence(claims, runs))
+    return "\n\n".join(paragraphs)
+
+
+def about(claims: Sequence[JudgedClaim], comparisons: Sequence[Comparison], command: str) -> str:
+    """What the paper claims in an experiment, what came out, and how to run it again."""
+    sentences = []
+    if claims:
+        listed = "; ".join(f"{claim.text} ({claim.id})" for claim in claims)
+        found = tally(claims)
+        sentences += [f"The paper claims: {listed}.", f"{found[0].upper()}{found[1:]}."]
+    sentences += [words for comparison in comparisons if (words := _came_out(comparison))]
+    again = "runs what is missing of it and builds" if comparisons else "computes and builds"
+    sentences.append(f"`{command}` {again} it again.")
+    return "\n".join(sentences)
+
+
+def tally(claims: Sequence[JudgedClaim]) -> str:
+    """Which claims have which verdict, and where those lean that are undecided."""
+    parts = []
+    for outcome in Outcome:
+        found = [claim for claim in claims if claim.verdict.outcome == outcome]
+        if found and outcome == Outcome.UNDECIDED:
+            first, *others = (f"{claim.id} ({claim.verdict.leaning}" for claim in found)
+            listed = [f"{first} comparisons point its way)", *(f"{other})" for other in others)]
+            parts.append(f"{outcome}: {', '.join(listed)}")
+        elif found:
+            parts.append(f"{outcome}: {', '.join(claim.id for claim in found)}")
+    return "; ".join(parts)
+
+
+def _each_once(comparisons: Iterable[Comparison]) -> list[Run]:
+    """The planned runs; experiments share some of them."""
+    return list({run.directory: run for c in comparisons for run in c.runs}.values())
+
+
+def _by_length(runs: Sequence[Run]) -> dict[tuple[str, int], list[Run]]:
+    """The runs by task and epochs, which is what may have several seeds; in increasing order."""
+    found: dict[tuple[str, int], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: int(run.config["epochs"])):
+        found.setdefault((_task(run), int(run.config["epochs"])), []).append(run)
+    return found
+
+
+def _what_was_run(runs: Sequence[Run], planned: int, studies: int) -> str:
+    words = [
+        f"This report rests on {_count(len(runs), 'finished training run')} of {planned} planned"
+    ]
+    for task in dict.fromkeys(_task(run) for run in runs):
+        of_task = [
+            f"{_count(len(found), 'run')} of {epochs} epochs with "
+            f"{_count(len({run.seed for run in found}), 'seed')}"
+            for (its_task, epochs), found in _by_length(runs).items()
+            if its_task == task
+        ]
+        words.append(f"{task_title(task)}: {_and(of_task)}")
+    text = words[0] + (f" ({'; '.join(words[1:])})" if runs else "")
+    text += f" and on {_count(studies, 'study')} beside them." if studies else "."
+    scales = {run.config.get("scale", {}).get("name", "paper") for run in runs}
+    if runs:
+        text += (
+            " All have the paper's size"
+            if scales == {"paper"}
+            else f" Their sizes are {_and(sorted(scales))}; only paper is the paper's"
+        )
+        text += ", and the runs of one table and seed share initial weights and batch order."
+    return text
+
+
+def _where(runs: Sequence[Run], entries: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    if not entries:
+        return
+    hours = sum(float(run.rows["train_seconds"].sum()) for run in runs) / 3600
+    machines = {run.machine for run in runs}
+    versions = {f"torch {e['versions']['torch']}" for e in entries if "versions" in e}
+    commits = {e["git_sha"] for e in entries if e.get("git_sha")}
+    if runs:
+        yield f"Training took {hours:.1f} hours on {_and(sorted(machines))}."
+    if commits:
+        yield (
+            f"The code was at {_count(len(commits), 'commit')}, with {_and(sorted(versions))}; "
+            "commit, versions and machine of each run stand in its record."
+        )
+
+
+def _evidence(claims: Sequence[JudgedClaim], runs: Sequence[Run]) -> str:
+    """The verdicts in a sentence, and where the undecided claims lean."""
+    by_outcome = {
+        outcome: [claim for claim in claims if claim.verdict.outcome == outcome]
+        for outcome in Outcome
+    }
+    counts = ", ".join(
+        f"{len(found)} {outcome}" + (f" ({', '.join(c.id for c in found)})" if found else "")
+        for outcome, found in by_outcome.items()
+    )
+    sentences = [f"Of the paper's {len(claims)} claims: {counts}."]
+    undecided = by_outcome[Outcome.UNDECIDED]
+    leaning = [
+        f"{words} for {', '.join(ids)}"
+        for words in LEANINGS
+        if (ids := [claim.id for claim in undecided if _leaning(claim) == words])
+    ]
+    if leaning:
+        sentences.append(
+            f"Where nothing is decided, the numbers point the claim's way {_and(leaning)}."
+        )
+    seeds = min((len({run.seed for run in of}) for of in _by_length(runs).values()), default=0)
+    if undecided and 0 < seeds < MIN_SEEDS:
+        sentences.append(
+            f"With {_count(seeds, 'seed')} no difference between solvers can be told from chance; "
+            f"the comparisons need {MIN_SEEDS} seeds at least."
+        )
+    return "\n".join(sentences)
+
+
+def _leaning(claim: JudgedClaim) -> str:
+    favourable, parts = claim.verdict.leaning.favourable, claim.verdict.leaning.parts
+    return LEANINGS[0 if favourable == parts else 1 if favourable else 2]
+
+
+def _came_out(comparison: Comparison) -> str:
+    """Which solver ends best in the training objective and in the metric that is shown."""
+    summary = summarise(comparison)
+    if summary.empty:
+        return ""
+    first, second = list(comparison.metrics)[:2]
+    ends: dict[str, list[str]] = {}
+    for column, phase in ((f"train_{first}", "training"), (f"val_{second}", "validation")):
+        metric = comparison.metrics[column.partition("_")[2]]
+        values = summary.set_index("solver")[column].dropna()
+        if values.empty:
+            continue
+        best = str(values.idxmax() if metric.higher_is_better else values.idxmin())
+        most = "highest" if metric.higher_is_better else "lowest"
+        what = f"{phase} {metric.title}"
+        value = f"{text_of(values[best], metric)} {metric.unit}".strip()
+        ends.setdefault(best, []).append(
+            f"the {most} {what} ({value})" if len(values) > 1 else f"a {what} of {value}"
+        )
+    words = (f"{solver} ends with {_and(best)}" for solver, best in ends.items())
+    return f"On {task_title(comparison.task)} {_and(words)}."
+
+
+def _task(run: Run) -> str:
+    return str(run.directory.parent.parent.name)
+
+
+def _count(number: int, noun: str) -> str:
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"
+
+
+def _and(words: Iterable[str]) -> str:
+    *others, end = words
+    return f"{', '.join(others)} and {end}" if others else end

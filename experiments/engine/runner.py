@@ -1,0 +1,220 @@
+"""Does those runs of an experiment that are missing, then shows all of them side by side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from bpgrad.errors import BPGradError, ConfigError
+from bpgrad.records.files import write_text
+from bpgrad.records.run_record import RunRecord
+from bpgrad.training.cli import one_line
+from bpgrad.training.config import Config, check_seed, load, task_class
+from bpgrad.training.identity import describe, run_name
+from experiments.engine.declaration import Experiment, PlannedRun, refuse_overrides
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from bpgrad.reporting.runs import Comparison
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of an experiment with their configurations, and what the result is called.
+
+    `name` (of the files) and `title` tell results of another scale, or with settings other than
+    those declared, from the experiment's own. `shows` is the declaration's.
+    """
+
+    name: str
+    title: str
+    shows: str
+    runs: tuple[tuple[PlannedRun, Config], ...]
+
+
+def prepare(
+    experiment: Experiment,
+    seeds: Sequence[int] = (),
+    scale: str = "paper",
+    overrides: Sequence[str] = (),
+) -> Plan:
+    """Compose and check every run; nothing is trained yet.
+
+    Raises ConfigError that names the run which cannot be composed, or what the experiment needs.
+    """
+    if experiment.needs:
+        raise ConfigError(f"{experiment.name} cannot run yet; it needs {experiment.needs}")
+    refuse_overrides(overrides, ("task", "solver", "seed", "scale"), "--set")
+    runs = []
+    changes: dict[str, None] = {}
+    composed: dict[tuple[str, str], Config] = {}  # Hydra is slow, and a seed changes nothing else
+    for run in experiment.runs(seeds):
+        key = run.task, run.solver
+        if key not in composed:
+            declared = [*run.overrides, f"scale={scale}"]
+            composed[key] = _compose(run, [*declared, *overrides])
+            if overrides:
+                before = dict(leaves(describe(_compose(run, declared))))
+                after = leaves(describe(composed[key]))
+                changes |= {f"{k}={v}": None for k, v in after if before.get(k, ...) != v}
+        runs.append((run, _with_seed(composed[key], run)))
+    name = experiment.name
+    title = f"{experiment.paper}: {experiment.title}" if experiment.paper else experiment.title
+    caveats = []
+    if scale != "paper":
+        name += f"-{scale}"
+        caveats.append(f"scale={scale}, not the full size")
+    if changes:
+        name += "-modified"
+        caveats.append(f"modified: {', '.join(changes)}")
+    if caveats:
+        title += f" ({'; '.join(caveats)})"
+    return Plan(name, title, experiment.shows, tuple(runs))
+
+
+def execute(plan: Plan, jobs: int = 1) -> int:
+    """Train, resume or skip the runs, `jobs` at a time; how many failed, each told on stderr.
+
+    Raises Interrupted on Ctrl-C or SIGTERM.
+    """
+    if jobs > 1:
+        from experiments.engine import side_by_side
+
+        return side_by_side.execute(plan.runs, jobs)
+    from bpgrad.training.progress import say
+    from bpgrad.training.trainer import train  # torch starts once all configurations are right
+
+    failed = 0
+    for k, (run, cfg) in enumerate(plan.runs, 1):
+        say(f"[{k}/{len(plan.runs)}] {run}")
+        try:
+            train(cfg)
+        except BPGradError as error:
+            failed += 1
+            print(f"error: {run}: {error}", file=sys.stderr, flush=True)
+    return failed
+
+
+def status(experiment: Experiment) -> Iterator[str]:
+    """How many runs of the experiment have finished, and a line for each that has not."""
+    from bpgrad.reporting.runs import read_run
+
+    if experiment.needs:
+        count = len(list(experiment.runs()))
+        yield f"{experiment.name:<18}   0 of {count} runs finished  {experiment.title}"
+        yield f"{'':<19}cannot run yet; it needs {experiment.needs}"
+        return
+    runs = prepare(experiment).runs
+    found = [(run, read_run(record_of(cfg), run.solver, run.seed)) for run, cfg in runs]
+    done = sum(recorded.finished for _, recorded in found)
+    yield f"{experiment.name:<18} {done:>3} of {len(runs)} runs finished  {experiment.title}"
+    for run, recorded in found:
+        if not recorded.finished:
+            yield f"{'':<19}{run}: {recorded.state}"
+
+
+def gather(plan: Plan) -> list[Comparison]:
+    """What is recorded of the runs, finished or not, task by task.
+
+    Raises RecordError if the runs cannot be compared.
+    """
+    from bpgrad.reporting.runs import Comparison, read_run
+
+    comparisons = []
+    for task in dict.fromkeys(run.task for run, _ in plan.runs):
+        pairs = [(run, cfg) for run, cfg in plan.runs if run.task == task]
+        found = (read_run(record_of(cfg), run.solver, run.seed) for run, cfg in pairs)
+        comparisons.append(Comparison(task, task_class(pairs[0][1]).metrics, tuple(found)))
+    return comparisons
+
+
+def write(plan: Plan, comparisons: Sequence[Comparison], paper_values: Path) -> tuple[Path, Path]:
+    """Write table and figure beside the runs' folder; their paths, without the suffixes.
+
+    `paper_values` is the file of the values that the paper prints.
+    """
+    from bpgrad.reporting.display import curves, latex, tables
+    from experiments.engine.printed import printed
+
+    results = Path(plan.runs[0][1].results_root).parent
+    table = results / "tables" / plan.name
+    figure = results / "figures" / plan.name
+    paper, title = printed(paper_values, plan.name), plan.title
+    write_text(table.with_suffix(".csv"), tables.as_csv(comparisons, paper))
+    write_text(table.with_suffix(".md"), tables.as_markdown(title, comparisons, paper))
+    write_text(table.with_suffix(".tex"), latex.as_latex(plan.name, title, comparisons, paper))
+    drawing = _draw(plan, comparisons)
+    for suffix in (".svg", ".png"):
+        curves.save(drawing, figure.with_suffix(suffix))
+    return table, figure
+
+
+def _draw(plan: Plan, comparisons: Sequence[Comparison]) -> Figure:
+    from bpgrad.reporting.display import certificate, curves, outcomes
+
+    match plan.shows:
+        case "epochs":
+            return curves.draw(plan.title, comparisons)
+        case "certificate":
+            return certificate.draw(plan.title, comparisons)
+        case "variants":
+            return outcomes.draw_variants(plan.title, comparisons)
+        case "sweep":
+            return outcomes.draw_sweep(plan.title, comparisons)
+        case column:
+            return curves.draw_steps(plan.title, comparisons, column)
+
+
+def report(plan: Plan, paper_values: Path) -> None:
+    """Show the table of what has finished; write it, and the figure.
+
+    Raises RecordError if the runs cannot be compared, BPGradError if none has finished.
+    """
+    from rich.console import Console
+
+    from bpgrad.reporting.display import tables
+    from experiments.engine.printed import printed
+
+    comparisons = gather(plan)
+    if not any(run.finished for comparison in comparisons for run in comparison.runs):
+        raise BPGradError(f"{plan.name}: no run has finished, so there is nothing to show")
+    table, figure = write(plan, comparisons, paper_values)
+    tables.show(plan.title, comparisons, Console(), printed(paper_values, plan.name))
+    print(f"\ntable   {table}.md, .csv, .tex\nfigure  {figure}.svg, .png", flush=True)
+
+
+def _compose(run: PlannedRun, overrides: Sequence[str]) -> Config:
+    try:
+        return load(overrides)
+    except (BPGradError, HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"{run}: {one_line(error)}") from error
+
+
+def _with_seed(cfg: Config, run: PlannedRun) -> Config:
+    try:
+        check_seed(run.seed)
+    except ConfigError as error:
+        raise ConfigError(f"{run}: {error}") from error
+    return replace(deepcopy(cfg), seed=run.seed)
+
+
+def record_of(cfg: Config) -> RunRecord:
+    """Where the run is recorded."""
+    return RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings by their dotted keys."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,280 @@
+"""The declarations, and how mistakes in them are told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bpgrad.errors import ConfigError
+from bpgrad.reporting.display.style import SPARE_STYLES, line_styles
+from bpgrad.training.config import CONFIG_DIR
+from bpgrad.training.config import load as compose
+from bpgrad.training.identity import run_name
+from experiments.__main__ import SUITE
+from experiments.claims import CLAIMS
+from experiments.engine.claim import Runs
+from experiments.engine.declaration import Experiment, load, load_all
+from experiments.engine.printed import paper_values
+from experiments.engine.runner import prepare
+
+GOOD = {
+    "title": "A title",
+    "seeds": [0],
+    "tasks": ["digits"],
+    "solvers": [{"label": "SGD", "set": ["solver=sgd"]}],
+}
+
+
+TASKS = CONFIG_DIR / "task"
+FOLDER = SUITE.folder
+EXPERIMENTS = [one for one in load_all(FOLDER) if isinstance(one, Experiment)]
+OF_THE_PAPER = [one for one in EXPERIMENTS if one.paper]
+
+
+def declared(name: str) -> Experiment:
+    experiment = load(FOLDER / f"{name}.yaml")
+    assert isinstance(experiment, Experiment)
+    return experiment
+
+
+def declare(folder: Path, **changes: object) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(GOOD | changes))
+    return path
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda one: one.name)
+def test_every_run_of_every_experiment_composes(experiment: Experiment) -> None:
+    if experiment.needs:
+        pytest.skip(f"needs {experiment.needs}")
+    plan = prepare(experiment)
+    assert plan.name == experiment.name
+    for run, cfg in plan.runs:
+        assert (cfg.task["name"], cfg.seed) == (run.task, run.seed)
+        assert cfg.scale.name == "paper"
+
+
+@pytest.mark.parametrize("experiment", OF_THE_PAPER, ids=lambda one: one.name)
+def test_every_solver_of_a_task_has_a_style_of_its_own(experiment: Experiment) -> None:
+    styles = line_styles(tuple(solver.label for solver in experiment.solvers))
+    for task in experiment.tasks:
+        drawn = [
+            styles[solver.label]
+            for solver in experiment.solvers
+            if solver.tasks is None or task in solver.tasks
+        ]
+        assert len(set(drawn)) == len(drawn)
+        assert not set(drawn) & set(SPARE_STYLES)
+
+
+def test_figure7_has_the_runs_of_the_paper() -> None:
+    runs = [(run.task, run.solver) for run in declared("figure7").runs() if run.seed == 0]
+    on = {task: {solver for t, solver in runs if t == task} for task in ("mnist", "cifar10")}
+    assert on["mnist"] == {
+        *("Adagrad", "Adadelta", "RMSProp", "Adam"),
+        *("BPGrad, μ = 0", "BPGrad, μ = 0.9", "BPGrad (released code)"),
+    }
+    assert on["cifar10"] == on["mnist"] | {"Eve"}
+    assert len(runs) == 15
+    momentum = {
+        run.solver: cfg.solver["momentum"]
+        for run, cfg in prepare(declared("figure7")).runs
+        if cfg.solver["name"] == "bpgrad"
+    }
+    assert momentum == {"BPGrad, μ = 0": 0, "BPGrad, μ = 0.9": 0.9}
+
+
+def test_figures_4_and_6_share_their_runs() -> None:
+    """Four epochs each, and the paper's L among them."""
+    step_sizes, sweep = prepare(declared("figure4")).runs, prepare(declared("figure6")).runs
+    assert {run_name(cfg) for _, cfg in step_sizes} < {run_name(cfg) for _, cfg in sweep}
+    assert {cfg.epochs for _, cfg in (*step_sizes, *sweep)} == {4}
+    reach = {
+        task: sorted(cfg.solver["lipschitz"] for run, cfg in sweep if run.task == task)
+        for task in ("mnist", "cifar10")
+    }
+    assert (reach["mnist"][0], reach["mnist"][-1]) == (10, 100)
+    assert (reach["cifar10"][0], reach["cifar10"][-1]) == (50, 1000)
+    assert {cfg.solver["lipschitz"] for _, cfg in step_sizes} == {15, 50}
+
+
+def test_tables_and_figures_of_the_three_large_tasks_share_their_runs() -> None:
+    for table, figure in (("table1", "figure8"), ("table2", "figure9"), ("table3", "figure10")):
+        assert set(declared(figure).runs()) <= set(declared(table).runs())
+
+
+def test_every_table_and_figure_of_the_paper_is_declared() -> None:
+    everything = {one.paper: one.name for one in load_all(FOLDER)}
+    for kind, count in (("Table", 3), ("Figure", 10)):
+        for number in range(1, count + 1):
+            assert everything.get(f"{kind} {number}") == f"{kind.lower()}{number}"
+
+
+def test_the_claims_find_their_runs_in_the_declarations() -> None:
+    """By experiment, task and label, and so do the paper's printed values."""
+    found = {
+        (one.name, task): {run.solver for run in one.runs() if run.task == task}
+        for one in EXPERIMENTS
+        for task in one.tasks
+    }
+    for claim in CLAIMS:
+        for need in claim.needs:
+            if isinstance(need, Runs):
+                assert set(need.solvers) <= found[need.experiment, need.task], claim.id
+    for _, row in paper_values(SUITE.paper_values).iterrows():
+        assert row["solver"] in found[row["table"].lower().replace(" ", ""), row["task"]]
+    tuned = [label.partition(", ") for label in found["adadelta_detection", "voc_detection"]]
+    assert len(tuned) > 1
+    assert all(solver == "Adadelta" and setting for solver, _, setting in tuned)
+
+
+def test_what_waits_for_its_task_says_so_and_runs_once_that_is_there(tmp_path: Path) -> None:
+    for experiment in EXPERIMENTS:
+        lacking = [task for task in experiment.tasks if not (TASKS / f"{task}.yaml").exists()]
+        assert bool(lacking) == bool(experiment.needs), experiment.name
+        for task in lacking:
+            assert f"the task {task}" in (experiment.needs or "")
+    waiting = {"needs": "the moon"}
+    with pytest.raises(ConfigError, match=r"^mine cannot run yet; it needs the moon$"):
+        prepare(load(declare(tmp_path, **waiting)))
+    assert len(prepare(load(declare(tmp_path))).runs) == 1
+
+
+def test_the_settings_of_tasks_to_come_compose_with_their_solvers() -> None:
+    """On the digits in their place, with the settings of configs/paper.yaml set by hand."""
+    settings = yaml.safe_load((CONFIG_DIR / "paper.yaml").read_text())
+    for overrides in {
+        (run.task, *run.overrides[1:])
+        for experiment in EXPERIMENTS
+        for run in (experiment.runs([0]) if experiment.needs else ())
+    }:
+        task, choice, *others = overrides
+        solver = choice.removeprefix("solver=")
+        chosen = settings[task].get(solver, {})
+        at = [f"solver.{key}={value}" for key, value in chosen.items()]
+        assert compose(["task=digits", choice, *at, *others]).solver["name"] == solver
+
+
+def test_the_quickstart_has_every_solver() -> None:
+    solvers = {cfg.solver["name"] for _, cfg in prepare(declared("quickstart")).runs}
+    assert solvers == {path.stem for path in (FOLDER.parent / "configs/solver").glob("*.yaml")}
+
+
+def test_a_comparison_is_complete_before_the_next_seed_begins() -> None:
+    runs = list(declared("figure7").runs([3, 5]))
+    assert [run.seed for run in runs] == [3] * 17 + [5] * 17
+    assert compose(runs[0].overrides).seed == 3
+
+
+def test_seen_seeds_come_first_and_a_solver_added_later_does_not_take_part(tmp_path: Path) -> None:
+    solvers = [*solver(), {"label": "Later", "set": ["solver=adam"], "seen": False}]
+    experiment = load(declare(tmp_path, seen=[0], seeds=[1, 2], solvers=solvers))
+    assert [(run.seed, run.solver) for run in experiment.runs()] == [
+        *((0, "SGD"), (1, "SGD"), (1, "Later"), (2, "SGD"), (2, "Later"))
+    ]
+    assert [run.solver for run in experiment.runs([0])] == ["SGD", "Later"]
+    with pytest.raises(ConfigError, match="seeds: 0 occurs twice"):
+        load(declare(tmp_path, seen=[0], seeds=[0, 1]))
+
+
+def test_the_registered_seeds() -> None:
+    """docs/claims.md: the second rules are judged on seeds that nobody had seen."""
+    eight = tuple(range(1, 9))
+    planned = {each.name: (each.seen, each.seeds) for each in load_all(FOLDER)}
+    for name in ("figure5", "figure7", "fidelity", "certificate", "sensitivity"):
+        assert planned[name] == ((0,), eight), name
+    for name in ("figure4", "figure6"):
+        assert planned[name] == ((0, 1, 2), eight[2:]), name
+    for name in ("table2", "table3", "figure9", "figure10", "adadelta_detection"):
+        assert planned[name] == ((), eight), name
+    for name in ("table1", "figure8"):
+        assert planned[name] == ((), eight[:5]), name
+
+
+def test_a_good_declaration(tmp_path: Path) -> None:
+    experiment = load(declare(tmp_path, paper="Table 1", seeds=[1, 2]))
+    assert (experiment.name, experiment.paper, experiment.seeds) == ("mine", "Table 1", (1, 2))
+    assert [str(run) for run in experiment.runs()] == ["digits  SGD  seed 1", "digits  SGD  seed 2"]
+
+
+def test_overrides_of_all_runs_come_before_those_of_a_solver(tmp_path: Path) -> None:
+    solvers = [*solver(), {"label": "Long", "set": ["solver=sgd", "epochs=9"]}]
+    experiment = load(declare(tmp_path, set=["epochs=3", "threads=1"], solvers=solvers))
+    assert [cfg.epochs for _, cfg in prepare(experiment).runs] == [3, 9]
+    plan = prepare(experiment, overrides=["threads=2"])
+    assert (plan.name, plan.runs[0][1].threads) == ("mine", 2)
+
+
+def solver(**changes: object) -> list[dict[str, object]]:
+    return [GOOD["solvers"][0] | changes]  # type: ignore[index,operator]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"needs": 1}, "mine.needs=1: expected str | None"),
+        ({"report": "no"}, "mine.report='no': expected bool"),
+        ({"titel": "A"}, "unknown mine.titel: did you mean mine.title? choices: title, seeds,"),
+        ({"name": "other"}, "unknown mine.name: choices: title, "),
+        ({"title": None}, "mine.title=None: expected str"),
+        ({"seeds": "0"}, "mine.seeds='0': expected tuple[int, ...]"),
+        ({"seeds": []}, "seeds: at least one is needed"),
+        ({"seeds": [0, 1, 0]}, "seeds: 0 occurs twice"),
+        ({"solvers": {"label": "SGD"}}, "solvers: must be a list of {label: ..., set: "),
+        ({"solvers": ["sgd"]}, "solvers: must be a list of {label: ..., set: "),
+        ({"solvers": solver(lable="x")}, "unknown solvers[0].lable: did you mean "),
+        ({"solvers": [{"label": "SGD"}]}, "solvers[0].set: required by Solver; set it"),
+        ({"solvers": 2 * solver()}, "label: SGD occurs twice"),
+        ({"solvers": solver(set=["momentum=0"])}, "SGD: set: must name one solver, as in "),
+        ({"solvers": solver(set=["solver=sgd", "seed=1"])}, "SGD: set: seed=1: the experiment "),
+        ({"set": ["seed=1"]}, "set: seed=1: the experiment sets seed itself"),
+        ({"shows": "eta"}, "unknown shows: eta: choices: epochs, objective, step_size, grad_norm"),
+        ({"solvers": solver(tasks=["mnist"])}, "unknown task mnist of SGD: choices: digits"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    path = declare(tmp_path, **changes)
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+    assert str(refused.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_not_yaml_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("title: [\nseeds: 0\n")
+    with pytest.raises(ConfigError, match="not YAML") as refused:
+        load(path)
+    assert "\n" not in str(refused.value)
+    path.write_text("- a list\n")
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        load(path)
+
+
+def test_a_run_that_cannot_be_composed_is_named_before_any_starts(tmp_path: Path) -> None:
+    solvers = [*solver(), {"label": "Bad", "set": ["solver=sgd", "solver.lr=-1"]}]
+    with pytest.raises(ConfigError, match=r"^digits  Bad  seed 0: solver=sgd refuses its settings"):
+        prepare(load(declare(tmp_path, solvers=solvers)))
+    with pytest.raises(ConfigError, match=r"^mnits  SGD  seed 0: unknown task=mnits: did you mean"):
+        prepare(load(declare(tmp_path, tasks=["mnits"])))
+
+
+@pytest.mark.parametrize("override", ["task=mnist", "solver=adam", "seed=1", "scale=smoke"])
+def test_what_the_experiment_sets_cannot_be_overridden(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--set {override}: the experiment sets"):
+        prepare(load(declare(tmp_path)), overrides=[override])
+
+
+def test_results_with_other_settings_have_another_name(tmp_path: Path) -> None:
+    experiment = load(declare(tmp_path, paper="Table 1"))
+    same = prepare(experiment, overrides=["threads=1", f"results_root={tmp_path}"])
+    assert (same.name, same.title) == ("mine", "Table 1: A title")
+    smoke = prepare(experiment, scale="smoke")
+    assert (smoke.name, smoke.runs[0][1].scale.name) == ("mine-smoke", "smoke")
+    assert "scale=smoke" in smoke.title
+    changed = prepare(experiment, overrides=["epochs=1", "threads=1"])
+    assert changed.name == "mine-modified"
+    assert changed.title == "Table 1: A title (modified: epochs=1)"
+    assert prepare(experiment, scale="smoke", overrides=["epochs=1"]).name == "mine-smoke-modified"

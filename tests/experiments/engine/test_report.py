@@ -1,0 +1,136 @@
+"""make report: what it writes, from which records, and that it writes the same again."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.__main__ import SUITE, main
+from experiments.claims import CLAIMS
+from experiments.engine import declaration, report, runner
+from experiments.engine.claim import about
+from tests.reporting.records import make_record
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A results folder in which Figure 6 has one finished run and one that was cut."""
+    monkeypatch.chdir(tmp_path)
+    _record_figure6(tmp_path)
+    return tmp_path / "results"
+
+
+def _record_figure6(folder: Path) -> None:
+    plan = runner.prepare(declaration.load(SUITE.folder / "figure6.yaml"))
+    for (_, cfg), done in zip(plan.runs, (None, 2), strict=False):
+        record = make_record(folder, "BPGrad", epochs=4, done=done)
+        record.directory.rename(_made(runner.record_of(cfg).directory))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of `results` with the report in it, to be read only."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        _record_figure6(folder)
+        assert report.rebuild(SUITE) == Path("results/README.md")
+    return folder / "results"
+
+
+def _made(folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_the_report_holds_what_has_run_and_names_what_has_not(built: Path) -> None:
+    text = (built / "README.md").read_text()
+    assert "## Figure 6: BPGrad's training objective" in text
+    assert "| L = 10 |     1 |" in text
+    assert "Missing: L = 15, seed 0: 2 of 4 epochs done." in text
+    assert "Missing: L = 20, seed 0: not run." in text
+    waiting = text.partition("## Not run yet")[2]
+    assert "`make figure7`" in waiting
+    assert "make figure6" not in waiting
+    assert "quickstart" not in text
+    for target in (
+        *("figures/figure6.png", "figures/figure6.svg"),
+        *("tables/figure6.csv", "tables/figure6.tex"),
+    ):
+        assert f"({target})" in text
+        assert (built / target).stat().st_size > 0
+
+
+def test_rebuilt_from_the_same_records_it_is_the_same(results: Path) -> None:
+    records = contents(results / "runs")
+    report.rebuild(SUITE)
+    assert contents(results / "runs") == records
+    before = contents(results)
+    for path in results.rglob("*"):
+        if path.is_file() and "runs" not in path.parts:
+            path.unlink()
+    report.rebuild(SUITE)
+    assert contents(results) == before
+
+
+def test_the_prose_is_computed_from_the_records(built: Path) -> None:
+    text = (built / "README.md").read_text()
+    assert "rests on 1 finished training run of " in text
+    assert "MNIST: 1 run of 4 epochs with 1 seed" in text
+    assert (
+        "Of the paper's 21 claims: 0 reproduced, 0 not reproduced, 0 undecided, 21 not run" in text
+    )
+    section = text.partition("## Figure 6")[2].partition("\n## ")[0]
+    assert "The paper claims: the objective is robust in L" in section
+    assert "Not run: C9." in section
+    assert "On MNIST L = 10 ends with a training objective of 0.2500" in section
+    assert "`make figure6` runs what is missing" in section
+
+
+def test_the_page_shows_the_same_and_its_links_lead_somewhere(built: Path) -> None:
+    html = (built / "index.html").read_text()
+    for claim in CLAIMS:
+        assert f'<tr id="{claim.id}">' in html
+    targets = set(re.findall(r'href="(?!#|data:)([^"]+)"', html))
+    assert any(target.startswith("runs/mnist/bpgrad/seed0-") for target in targets)
+    assert {target for target in targets if not (built / target).exists()} == set()
+
+
+def test_every_claim_names_an_experiment_that_it_is_about_or_is_a_composite() -> None:
+    seen = {id for name in declaration.names(SUITE.folder) for id in about(CLAIMS, [name])}
+    assert {"C9", "C10", "C16", "C18", "C21"} <= seen
+    assert about(CLAIMS, ["figure6"]) == ["C9"]
+    assert about(CLAIMS, ["smoothing", "loop"]) == ["C4", "C5"]
+    assert about(CLAIMS, ["quickstart"]) == []
+
+
+def test_status_counts_what_has_finished(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["status"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "figure6              1 of 90 runs finished  BPGrad's training objective" in "\n".join(
+        lines
+    )
+    assert "                   mnist  L = 15  seed 0: 2 of 4 epochs done" in lines
+    assert "                   cifar10  L = 1000  seed 0: not run" in lines
+    assert not any("L = 10  seed 0" in line for line in lines)
+
+
+def test_every_claim_has_its_verdict_on_the_page_and_on_the_screen(
+    built: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (built / "README.md").read_text()
+    monkeypatch.chdir(built.parent)
+    main(["verdict"])
+    screen = capsys.readouterr().out
+    for claim in CLAIMS:
+        assert f"| **{claim.id}** {claim.text} |" in page
+        assert f"\n{claim.id} " in f"\n{screen}"
+    assert (
+        "| – not run | Not run: needs figure6 on mnist: L = 15 (2 of 4 epochs done), L = 20,"
+        in page
+    )

@@ -1,0 +1,67 @@
+"""The tables that answer what variants and sweeps ask."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bpgrad.records.run_record import RunRecord
+from bpgrad.reporting.display.endings import answer
+from bpgrad.reporting.runs import Run, read_run
+from tests.reporting.records import compare, make_record, make_run
+
+
+def _rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def _noisy(folder: Path, solver: str, level: float) -> Run:
+    """A run around `level` from epoch to epoch, alternately 0.01 above and below."""
+    record = make_record(folder, solver, epochs=20, level=level)
+    rows = record.rows("metrics.csv")
+    for k, row in enumerate(rows):
+        row["train_objective"] = level
+        row["val_top1_error"] = 20.0 * level + (0.01 if k % 2 else -0.01)
+    record.write_rows("metrics.csv", rows)
+    return read_run(record, solver, 0)
+
+
+def test_variants_stand_beside_the_first_and_twins_beside_theirs(tmp_path: Path) -> None:
+    levels = {"paper": 1.0, "c: other": 1.5, "ρ = 0.9": 2.0, "twin of ρ = 0.9: ρ = 0": 2.0005}
+    text = answer("variants", compare(*(_noisy(tmp_path, s, lv) for s, lv in levels.items())))
+    assert _rows(text) == [
+        ["c: other", "paper", "**+0.5000**", "**+10.00**"],
+        ["ρ = 0.9", "paper", "**+1.000**", "**+20.00**"],
+        # Alternating by ±0.01 is a scatter of 0.016 by second differences: 0.01 is within it.
+        ["twin of ρ = 0.9: ρ = 0", "ρ = 0.9", "**+0.0005000**", "+0.01"],
+    ]
+    steps = np.diff(0.01 * (-1.0) ** np.arange(10), 2)
+    assert f"{np.sqrt(np.mean(steps**2) / 6):.2f} (validation top-1 error (%))" in text
+
+
+def test_a_variant_whose_companion_has_not_run_has_no_change(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, "paper"), make_run(tmp_path, "twin of ρ = 0.5: ρ = 0")]
+    assert _rows(answer("variants", compare(*runs)))[0][1:] == ["ρ = 0.5", "–", "–"]
+
+
+def test_a_sweep_shows_the_middle_and_what_the_training_objective_chooses(tmp_path: Path) -> None:
+    levels = {"A, lr = 10": 3.0, "A, lr = 0.1": 0.6, "A, lr = 1": 0.9, "B, L = 1": 1.5}
+    runs = [make_run(tmp_path, label, level=level) for label, level in levels.items()]
+    record = RunRecord(tmp_path / "runs", tmp_path / "checkpoints", "mnist/B/seed0-1")
+    record.write_config({"epochs": 3, "precision": "fp32"})
+    record.write_meta(runs[0].meta | {"diverged": {"epoch": 1, "iteration": 3}})
+    cut = [make_run(tmp_path, "C, lr = 1"), make_run(tmp_path, "C, lr = 2", done=1)]
+    assert answer("sweep", compare(*cut)) == ""
+    text = answer("sweep", compare(*runs, read_run(record, "B, L = 2", 0), *cut))
+    assert _rows(text) == [
+        ["A", "lr = 1", "6.00", "lr = 0.1", "4.00", "4.00 – 20.00", "none"],
+        ["B", "L = 2", "–", "L = 1", "10.00", "10.00 – 10.00", "L = 2"],
+    ]
+    assert "with 3 settings a solver" in text
+
+
+@pytest.mark.parametrize("shows", ["epochs", "variants", "sweep"])
+def test_there_is_no_answer_without_a_question_or_a_run(tmp_path: Path, shows: str) -> None:
+    run = make_run(tmp_path, "A, lr = 1", done=1 if shows != "epochs" else None)
+    assert answer(shows, compare(run)) == ""

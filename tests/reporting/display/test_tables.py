@@ -1,0 +1,138 @@
+"""The numbers of the tables are those of the records."""
+
+import csv
+import io
+import statistics
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bpgrad.records.run_record import RunRecord
+from bpgrad.reporting.display.grid import summarise
+from bpgrad.reporting.display.tables import as_csv, as_markdown, notes, show
+from bpgrad.reporting.runs import Comparison, read_run
+from bpgrad.tasks.task import Metric
+from tests.reporting.records import compare, make_record, make_run
+
+
+def cells(markdown: str, solver: str) -> list[str]:
+    (line,) = [line for line in markdown.splitlines() if line.startswith(f"| {solver} ")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_one_seed_is_the_last_row_of_its_record(tmp_path: Path) -> None:
+    record = make_record(tmp_path, "Adam", level=0.3)
+    last = record.rows()[-1]
+    (row,) = csv.DictReader(io.StringIO(as_csv([compare(read_run(record, "Adam", 0))])))
+    assert row["seeds"] == "1"
+    for column in ("train_objective", "train_top1_error", "val_objective", "val_top1_error"):
+        assert float(row[column]) == pytest.approx(last[column], rel=1e-5)
+        assert row[f"{column}_std"] == ""
+    assert float(row["train_seconds"]) == 2 + 4 + 6
+    assert float(row["images_per_second"]) == 100
+
+
+def test_several_seeds_are_mean_and_sample_deviation(tmp_path: Path) -> None:
+    levels = [1.0, 2.0, 6.0]
+    runs = [make_run(tmp_path, "Adam", seed, level=level) for seed, level in enumerate(levels)]
+    summary = summarise(compare(*runs)).iloc[0]
+    assert summary["seeds"] == 3
+    assert summary["val_top1_error"] == pytest.approx(20 * statistics.mean(levels) / 3)
+    assert summary["val_top1_error_std"] == pytest.approx(20 * statistics.stdev(levels) / 3)
+    assert summary["train_seconds"] == pytest.approx(12)
+
+
+def test_throughput_weighs_epochs_by_their_time(tmp_path: Path) -> None:
+    record = make_record(tmp_path, "Adam", epochs=2)
+    times = [(1, 3.0, 200.0), (2, 1.0, 600.0)]
+    names = ("epoch", "train_seconds", "images_per_second")
+    record.write_rows("timing.csv", [dict(zip(names, row, strict=True)) for row in times])
+    summary = summarise(compare(read_run(record, "Adam", 0))).iloc[0]
+    assert summary["images_per_second"] == pytest.approx((200 * 3 + 600 * 1) / 4)
+
+
+def test_markdown_formats_percentages_and_objectives(tmp_path: Path) -> None:
+    one = as_markdown("A title", [compare(make_run(tmp_path, "Adam", level=0.3))])
+    assert one.startswith("# A title\n\n## MNIST\n\n| solver ")
+    assert cells(one, "Adam") == ["Adam", "1", "0.1000", "1.00", "0.2000", "2.00", "12", "100"]
+    assert "±" not in one
+    runs = [make_run(tmp_path, "Adam", seed, level=0.3 + 0.03 * seed) for seed in (0, 1)]
+    two = as_markdown("A title", [compare(*runs)])
+    assert cells(two, "Adam")[1:4] == ["2", "0.1050 ± 0.0071", "1.05 ± 0.07"]
+    assert "- Mean ± standard deviation over the seeds." in two
+
+
+def test_columns_are_the_metrics_of_each_task(tmp_path: Path) -> None:
+    record = make_record(tmp_path, "Adam", task="detection", epochs=1)
+    record.write_rows("metrics.csv", [{"epoch": 1, "train_objective": 0.5, "val_map": 61.25}])
+    metrics = {"objective": Metric("objective"), "map": Metric("mAP", "%", higher_is_better=True)}
+    detection = Comparison("detection", metrics, (read_run(record, "Adam", 0),))
+    markdown = as_markdown("Both", [detection, compare(make_run(tmp_path, "SGD"))])
+    header = next(line for line in markdown.splitlines() if line.startswith("| solver"))
+    assert [name.strip() for name in header.strip("|").split("|")] == [
+        *("solver", "seeds", "train objective", "val mAP (%)", "train time (s)", "images/s")
+    ]
+    assert cells(markdown, "Adam")[2:4] == ["0.5000", "61.25"]
+    first, second = csv.DictReader(
+        io.StringIO(as_csv([detection, compare(make_run(tmp_path, "SGD"))]))
+    )
+    assert (first["val_map"], first["val_top1_error"]) == ("61.25", "")
+    assert (second["val_map"], second["val_top1_error"]) == ("", "6.66667")
+
+
+def test_missing_runs_stand_below_the_table_and_not_in_it(tmp_path: Path) -> None:
+    missing = read_run(RunRecord(tmp_path, tmp_path, "mnist/eve/seed0-0"), "Eve", 0)
+    runs = [make_run(tmp_path, "Adam"), make_run(tmp_path, "SGD", done=1), missing]
+    markdown = as_markdown("A title", [compare(*runs)])
+    assert "- Missing: SGD, seed 0: 1 of 3 epochs done." in markdown
+    assert "- Missing: Eve, seed 0: not run." in markdown
+    assert "| SGD" not in markdown
+    assert "| Eve" not in markdown
+
+
+def test_many_runs_that_have_not_been_run_are_counted(tmp_path: Path) -> None:
+    missing = [
+        read_run(RunRecord(tmp_path, tmp_path, f"mnist/eve/seed{k}-0"), "Eve", k) for k in range(4)
+    ]
+    runs = [make_run(tmp_path, "Adam"), make_run(tmp_path, "SGD", done=1), *missing]
+    markdown = as_markdown("A title", [compare(*runs)])
+    assert "- Missing: SGD, seed 0: 1 of 3 epochs done." in markdown
+    assert "- Missing: 4 of 6 planned runs have not been run." in markdown
+    assert "Eve" not in markdown
+
+
+def test_a_task_of_which_nothing_has_finished_lists_what_is_missing(tmp_path: Path) -> None:
+    cut = compare(make_run(tmp_path, "SGD", task="digits", done=1), task="digits")
+    done = compare(make_run(tmp_path, "Adam"))
+    markdown = as_markdown("A title", [cut, done])
+    assert "## Digits\n\n- Missing: SGD" in markdown
+    assert as_csv([cut, done]) == as_csv([done])
+
+
+def test_devices_and_machines_are_named(tmp_path: Path) -> None:
+    cpu, gpu = make_run(tmp_path, "Adam"), make_run(tmp_path, "SGD", device="cuda")
+    assert list(notes(compare(cpu))) == ["Times on: A CPU, 2 threads."]
+    assert list(notes(compare(gpu))) == ["Times on: 1 process on A GPU."]
+    (note,) = notes(compare(cpu, gpu))
+    assert note.startswith("Mixed devices (cpu, cuda): ")
+
+
+def test_off_a_terminal_the_markdown_is_printed(tmp_path: Path) -> None:
+    comparison = compare(make_run(tmp_path, "Adam"))
+    out = io.StringIO()
+    show("A title", [comparison], Console(file=out))
+    assert out.getvalue() == "\n" + as_markdown("A title", [comparison])
+
+
+def test_on_a_terminal_no_value_is_cut_off(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, "BPGrad (released code)", seed, level=1 + seed) for seed in (0, 1)]
+    out = io.StringIO()
+    show(
+        "A title",
+        [compare(*runs)],
+        Console(file=out, force_terminal=True, color_system=None, width=80),
+    )
+    words = out.getvalue().split()
+    assert {"BPGrad", "(released", "objective", "images/s", "0.5000", "10.00", "12"} <= set(words)
+    assert "…" not in out.getvalue()

@@ -1,0 +1,233 @@
+"""Rules that turn numbers into verdicts."""
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bpgrad.reporting.inference.statistics import holm, paired_test
+from bpgrad.reporting.inference.verdicts import (
+    Inequality,
+    Outcome,
+    Property,
+    Verdict,
+    all_of,
+    between,
+    decide,
+    decide_properties,
+    difference,
+    lower,
+    not_run,
+    within_tolerance,
+)
+
+
+def seeds(*values: float) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+LOW, HIGH = seeds(1.0, 1.2, 1.1, 1.3, 1.2), seeds(2.0, 2.1, 2.3, 2.2, 2.4)
+BETTER = lower("A < B", LOW, HIGH, "error")
+WORSE = lower("B < A", HIGH, LOW, "error")
+OPEN = lower("A < C", LOW, seeds(1.1, 1.1, 1.2, 1.2, 1.3), "error")
+
+
+def outcome(*inequalities: Inequality, planned: int = 5) -> Outcome:
+    return decide(inequalities, range(planned)).outcome
+
+
+def test_a_clear_difference_decides_either_way() -> None:
+    assert outcome(BETTER) == Outcome.REPRODUCED
+    assert outcome(WORSE) == Outcome.NOT_REPRODUCED
+    assert outcome(OPEN) == Outcome.UNDECIDED
+
+
+def test_the_leaning_counts_what_points_the_claims_way_whatever_its_p() -> None:
+    assert str(decide([BETTER, WORSE, OPEN], range(5)).leaning) == "2 of 3"
+    assert str(decide([BETTER, WORSE], range(9)).leaning) == "1 of 2"  # seeds are missing
+    known = [Property("a", 1.0, True), Property("b", 1.0, False), Property("c", math.nan, None)]
+    verdict = decide_properties(known)
+    assert str(verdict.leaning) == "1 of 3"
+    both = all_of([("X", verdict), ("Y", decide([BETTER], range(5))), ("Z", not_run("data"))])
+    assert str(both.leaning) == "2 of 4"
+
+
+def test_all_must_hold_and_one_against_is_enough() -> None:
+    assert outcome(BETTER, BETTER) == Outcome.REPRODUCED
+    assert outcome(BETTER, OPEN) == Outcome.UNDECIDED
+    assert outcome(BETTER, OPEN, WORSE) == Outcome.NOT_REPRODUCED
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_two_seeds_decide_nothing(n: int) -> None:
+    for inequality in (BETTER, WORSE):
+        verdict = decide([inequality], range(n))
+        assert verdict.outcome == Outcome.UNDECIDED
+        assert verdict.n == n
+        assert "below 3 seeds" in verdict.sentence
+    assert decide([BETTER], range(1)).needed is None
+    assert decide([BETTER], range(2)).needed is not None
+
+
+def test_stopping_before_the_planned_seeds_is_refused() -> None:
+    assert paired_test(LOW, HIGH).p < 1e-3
+    verdict = decide([BETTER], range(8))
+    assert (verdict.outcome, verdict.n, verdict.needed) == (Outcome.UNDECIDED, 5, 8)
+    assert verdict.sentence.endswith("missing: 5, 6, 7.")
+    assert not any("p after Holm" in number.name for number in verdict.numbers)
+    assert decide([WORSE], range(8)).outcome == Outcome.UNDECIDED
+
+
+def test_one_missing_seed_of_one_solver_is_missing() -> None:
+    missing = lower("A < B", LOW, {seed: HIGH[seed] for seed in (0, 1, 2, 4)}, "error")
+    verdict = decide([BETTER, missing], range(5))
+    assert (verdict.outcome, verdict.n) == (Outcome.UNDECIDED, 4)
+    assert verdict.sentence.endswith("missing: 3.")
+
+
+def test_seeds_beyond_the_planned_ones_are_left_out() -> None:
+    extended = lower("A < C", OPEN.left, OPEN.right, "error")
+    more = Inequality("A < C", LOW | {5: 0.0, 6: 0.0}, OPEN.right | {5: 9.0, 6: 9.1}, "error")
+    assert decide([more], range(5)) == decide([extended], range(5))
+    two = decide([BETTER], range(2))
+    assert (two.outcome, two.n) == (Outcome.UNDECIDED, 2)
+
+
+def test_a_diverged_seed_leaves_the_claim_open() -> None:
+    broken = lower("A < B", LOW, HIGH | {3: math.nan}, "error")
+    verdict = decide([broken], range(5))
+    assert (verdict.outcome, verdict.needed) == (Outcome.UNDECIDED, None)
+
+
+def test_holm_counts_the_comparisons_of_the_column() -> None:
+    left, right = seeds(0, 0, 0, 0, 0), seeds(1.0, 0.2, 1.8, 0.6, 1.4)
+    p = paired_test(left, right).p
+    assert 0.05 / 4 < p < 0.05 / 2
+    one = lower("A < B", left, right, "error")
+    assert outcome(one) == outcome(one, one) == Outcome.REPRODUCED
+    assert outcome(one, one, one, one) == Outcome.UNDECIDED
+    assert outcome(lower("A < B", left, right, "error", family=4)) == Outcome.UNDECIDED
+    columns = [lower("A < B", left, right, column) for column in "abcd"]
+    assert outcome(*columns) == Outcome.REPRODUCED
+
+
+def test_a_factor_moves_the_threshold() -> None:
+    assert outcome(lower("1.5 A < B", LOW, HIGH, "error", factor=1.5)) == Outcome.REPRODUCED
+    assert outcome(lower("3 A < B", LOW, HIGH, "error", factor=3)) == Outcome.NOT_REPRODUCED
+
+
+@pytest.mark.parametrize(
+    ("paper", "expected"),
+    [
+        (1.2, Outcome.REPRODUCED),
+        (1.16 - 3, Outcome.NOT_REPRODUCED),
+        (1.16 + 3, Outcome.NOT_REPRODUCED),
+        (1.16 + 1, Outcome.UNDECIDED),
+    ],
+)
+def test_within_tolerance_of_the_papers_value(paper: float, expected: Outcome) -> None:
+    inequalities = within_tolerance("error", LOW, paper, 1.0)
+    assert outcome(*inequalities) == expected
+    assert decide(inequalities, range(2)).outcome == Outcome.UNDECIDED
+
+
+def test_between_and_difference_by_hand() -> None:
+    gap = difference({0: 3.0, 1: 5.0, 2: 1.0}, {0: 1.0, 1: 1.0, 7: 0.0})
+    assert gap == {0: 2.0, 1: 4.0}
+    low, high = between("gap", 0, gap, 2, "error")
+    assert (low.text, low.left, low.right) == ("gap > 0", {0: 0, 1: 0}, gap)
+    assert (high.text, high.left, high.right) == ("gap < 2", gap, {0: 2, 1: 2})
+
+
+def test_the_numbers_are_those_of_the_test() -> None:
+    verdict = decide([BETTER, OPEN], range(5))
+    found = {number.name: (number.value, number.n) for number in verdict.numbers}
+    tests = holm([paired_test(BETTER.left, BETTER.right), paired_test(OPEN.left, OPEN.right)])
+    assert found["A < B: left side"] == (pytest.approx(1.16), 5)
+    assert found["A < B: right side"] == (pytest.approx(2.2), 5)
+    for name, test in zip(("A < B", "A < C"), tests, strict=True):
+        assert found[f"{name}: p after Holm"] == (test.p_holm, 5)
+        assert found[f"{name}: 95 % interval, low"] == (test.low, 5)
+        assert found[f"{name}: 95 % interval, high"] == (test.high, 5)
+    assert verdict.sentence.startswith("1 of 2 open: A < C, difference -0.02")
+    assert "\n" not in verdict.sentence
+
+
+def test_the_needed_seeds_are_those_of_the_cheapest_decision() -> None:
+    left = seeds(0, 0, 0, 0)
+    for_it = [seeds(1, 3, -1, 2.0), seeds(2, 5, -1, 1.0)]
+    against = seeds(-2, 0.1, -1, 0.2)
+    tests = [paired_test(left, right) for right in (*for_it, against)]
+    each = [lower("A < B", left, right, str(k)) for k, right in enumerate((*for_it, against))]
+    needed = [test.needed for test in tests]
+    assert None not in needed
+    assert decide(each[:2], range(4)).needed == max(needed[:2])  # type: ignore[type-var]
+    assert decide(each, range(4)).needed == needed[2]
+
+
+@given(
+    st.lists(st.floats(-1, 1), min_size=1, max_size=9),
+    st.lists(st.floats(-1, 1), min_size=9, max_size=9),
+)
+def test_a_claim_and_its_opposite_never_both_hold(one: list[float], other: list[float]) -> None:
+    left, right = seeds(*one), seeds(*other[: len(one)])
+    there = decide([lower("A < B", left, right, "x")], range(len(one)))
+    back = decide([lower("B < A", right, left, "x")], range(len(one)))
+    opposite = {
+        Outcome.REPRODUCED: Outcome.NOT_REPRODUCED,
+        Outcome.NOT_REPRODUCED: Outcome.REPRODUCED,
+        Outcome.UNDECIDED: Outcome.UNDECIDED,
+    }
+    assert back.outcome == opposite[there.outcome]
+    assert there.needed == back.needed
+    assert there.needed is None or there.needed > there.n
+
+
+def test_a_single_trajectory_decides_a_property() -> None:
+    yes, no = Property("falls", 0.5, True), Property("stays", 2.0, False)
+    unknown = Property("breaks", math.nan, None)
+    assert decide_properties([yes, yes]).outcome == Outcome.REPRODUCED
+    assert decide_properties([yes, unknown, no]).outcome == Outcome.NOT_REPRODUCED
+    assert decide_properties([yes, unknown]).outcome == Outcome.UNDECIDED
+    refused = decide_properties([no], missing={3, 1})
+    assert (refused.outcome, refused.n, refused.needed) == (Outcome.UNDECIDED, 1, 3)
+    assert refused.sentence.endswith("missing: 1, 3.")
+    assert decide_properties([yes, no]).sentence == "1 of 2 fail: stays: 2."
+
+
+def test_a_composite_is_as_good_as_its_worst_part() -> None:
+    good, bad = Verdict(Outcome.REPRODUCED, "", n=5), Verdict(Outcome.NOT_REPRODUCED, "", n=5)
+    open_, unknown = Verdict(Outcome.UNDECIDED, "", n=2, needed=9), Verdict(Outcome.UNDECIDED, "")
+    waiting = not_run("a GPU")
+    assert all_of([("a", good), ("b", good)]).outcome == Outcome.REPRODUCED
+    undecided = all_of([("a", good), ("b", open_)])
+    assert (undecided.outcome, undecided.n, undecided.needed) == (Outcome.UNDECIDED, 2, 9)
+    assert all_of([("a", open_), ("b", unknown)]).needed is None
+    missing = all_of([("a", open_), ("b", waiting), ("c", waiting)])
+    assert (missing.outcome, missing.needs) == (Outcome.NOT_RUN, "a GPU")
+    failed = all_of([("a", waiting), ("b", bad), ("c", good)])
+    assert (failed.outcome, failed.sentence) == (Outcome.NOT_REPRODUCED, "Not reproduced: b.")
+
+
+def test_verdicts_in_a_few_words() -> None:
+    assert str(decide([BETTER], range(5))) == "reproduced (n = 5)"
+    assert str(decide([WORSE], range(5))) == "not reproduced (n = 5)"
+    assert str(Verdict(Outcome.UNDECIDED, "", n=5, needed=12)) == "undecided (n = 5, needs 12)"
+    one = decide([BETTER], range(1))
+    assert str(one) == "undecided (n = 1, needs 3 at least)"
+    words = re.search(r"3 decide it up to σ = (\S+) over seeds, 8 up to (\S+) ", one.sentence)
+    assert words is not None
+    assert 0 < float(words[1]) < float(words[2])
+    assert "decide it" not in decide([BETTER], range(2)).sentence
+    assert str(not_run("figure7 on mnist: Adam")) == "not run: needs figure7 on mnist: Adam"
+
+
+def test_nothing_cannot_be_decided() -> None:
+    with pytest.raises(ValueError, match="planned seeds"):
+        decide([BETTER], [])
+    with pytest.raises(ValueError, match="inequalities"):
+        decide([], range(3))
+    with pytest.raises(ValueError, match="properties"):
+        decide_properties([])
