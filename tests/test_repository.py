@@ -7,12 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from experiments.__main__ import COMMANDS
+from experiments.engine.command import COMMANDS
 from tests.training.test_command_line import run_in_process
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -262,29 +263,74 @@ MAY_IMPORT = {
     "reporting": {"records", "metrics", "errors"},
 }
 
+# Of the packages in experiments/: figure5 measures at the settings that the claims on it name.
+EXPERIMENTS_MAY_IMPORT = {
+    "engine": set(),
+    "claims": {"engine"},
+    "studies": {"engine", "claims"},
+    "ablation": set(),
+    "__main__": {"engine", "claims"},
+}
+
+REPORTING_MAY_IMPORT = {
+    "runs": set(),
+    "inference": set(),
+    "display": {"runs", "inference"},
+    "page": {"runs", "inference", "display"},
+}
+
 
 def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports at any time, and every name that it takes from one."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-            if node.module == "bpgrad":
-                names = [f"bpgrad.{alias.name}" for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("bpgrad.")}
-        found |= {name.split(".")[0] for name in names if name.split(".")[0] == "experiments"}
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-def test_imports_run_one_way() -> None:
+def parts_of(package: str) -> Iterator[tuple[Path, str, set[str]]]:
+    """Every module below a package, the part of it that it is in, and the parts it imports."""
+    folder = ROOT.joinpath(*package.split("."))
+    for path in sorted(folder.rglob("*.py")):
+        part = path.relative_to(folder).parts[0].removesuffix(".py")
+        imported = (
+            name.removeprefix(f"{package}.")
+            for name in imports_of(path)
+            if name.startswith(f"{package}.")
+        )
+        if part != "__init__":
+            yield path, part, {name.split(".")[0] for name in imported}
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("bpgrad", MAY_IMPORT),
+        ("bpgrad.reporting", REPORTING_MAY_IMPORT),
+        ("experiments", EXPERIMENTS_MAY_IMPORT),
+    ],
+)
+def test_imports_run_one_way(package: str, allowed: dict[str, set[str]]) -> None:
+    assert {part for _, part, _ in parts_of(package)} == set(allowed)
+    for path, part, imported in parts_of(package):
+        assert imported <= allowed[part] | {part}, path
+
+
+def test_the_library_does_not_know_the_experiments() -> None:
     for path in (ROOT / "bpgrad").rglob("*.py"):
-        part = path.relative_to(ROOT / "bpgrad").parts[0].removesuffix(".py")
-        if part == "__init__":
-            continue
-        allowed = MAY_IMPORT[part] | {part}
-        assert imports_of(path) <= allowed, path
+        assert not [name for name in imports_of(path) if name.startswith("experiments")], path
+
+
+def test_the_engine_is_handed_claims_and_studies() -> None:
+    """Not even by a name that it imports when it needs it."""
+    for path in (ROOT / "experiments" / "engine").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.search(r"experiments\.(claims|studies)", node.value), path
 
 
 def test_the_scripts_find_what_they_import_from_any_folder(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from bpgrad.reporting.runs import Comparison, Run
 
 NOTE = """\
 Over seeds a claim is decided by paired t-tests after Holm, from three seeds on; how each one is
-decided stands in `experiments/claims.py`. Its thresholds come from the suite's specification,
+decided stands in `experiments/claims/`. Its thresholds come from the suite's specification,
 written before any run, or, where that leaves them open, are marked as our own there; those were
 written while the first runs were under way. *Undecided* means that the runs so far are compatible
 with the claim and with its contrary."""

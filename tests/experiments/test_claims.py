@@ -15,7 +15,6 @@ from experiments.claims import CLAIMS, detection, segmentation, theory, trajecto
 from experiments.engine import declaration
 from experiments.engine.checks import judge_table
 from experiments.engine.claim import Evidence, Runs, Study
-from experiments.engine.declaration import names
 from experiments.engine.printed import paper_values
 from tests.reporting.records import METRICS, make_run
 
@@ -636,9 +635,7 @@ def test_the_composite_is_judged_by_its_parts(tmp_path: Path) -> None:
 
 def test_the_labels_of_the_claims_are_those_of_the_declarations() -> None:
     """Otherwise a claim would wait for ever for runs that are there under another name."""
-    declared = {
-        name: declaration.load(SUITE.folder / f"{name}.yaml") for name in names(SUITE.folder)
-    }
+    declared = {each.name: each for each in declaration.load_all(SUITE.folder)}
     needs = [need for claim in CLAIMS for need in claim.needs if isinstance(need, Runs)]
     checked = [need for need in needs if need.experiment in declared]
     assert {"figure4", "figure6", "figure7"} <= {need.experiment for need in checked}

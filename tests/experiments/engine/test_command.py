@@ -191,3 +191,22 @@ def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_list_and_help_start_at_once() -> None:
+    """They import nothing that takes seconds."""
+    program = """
+import sys
+from experiments.__main__ import main
+main(["list"])
+try:
+    main(["--help"])
+except SystemExit:
+    slow = {"torch", "hydra", "omegaconf", "pandas", "scipy", "numpy", "matplotlib", "wandb"}
+    sys.exit(", ".join(sorted(slow & set(sys.modules))) or 0)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "experiments and studies: adadelta_detection," in ran.stdout
