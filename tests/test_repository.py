@@ -320,6 +320,13 @@ def test_imports_run_one_way(package: str, allowed: dict[str, set[str]]) -> None
         assert imported <= allowed[part] | {part}, path
 
 
+def test_every_folder_of_modules_is_a_package() -> None:
+    """Otherwise it is not in the wheel."""
+    for name in ("bpgrad", "experiments"):
+        folders = {path.parent for path in (ROOT / name).rglob("*.py")}
+        assert {f for f in folders if not (f / "__init__.py").is_file()} == set()
+
+
 def test_the_library_does_not_know_the_experiments() -> None:
     for path in (ROOT / "bpgrad").rglob("*.py"):
         assert not [name for name in imports_of(path) if name.startswith("experiments")], path

@@ -1,1 +1,1 @@
-"""From run records to tables and figures."""
+"""From run records to a report: runs, inference over seeds, tables and figures, the page."""

@@ -1,0 +1,1 @@
+"""The report as one document: Markdown, and a page that stands alone."""
