@@ -134,9 +134,9 @@ def test_a_number_changed_in_the_table_is_found(
 
 def test_a_number_changed_in_a_record_is_found(folder: Path) -> None:
     path = next(folder.glob("results/runs/digits/sgd/seed1-*/metrics.csv"))
-    *rows, last = path.read_text().splitlines()
-    last = last.rpartition(",")[0] + ",99.5"
-    path.write_text("\n".join([*rows, last]) + "\n")
+    head, *rows, last = path.read_text().splitlines()
+    values = dict(zip(head.split(","), last.split(","), strict=True)) | {"val_top1_error": "99.5"}
+    path.write_text("\n".join([head, *rows, ",".join(values.values())]) + "\n")
     with pytest.raises(explain.Mismatch, match="val_top1_error is"):
         run(folder, "SGD", "val_top1_error")
     run(folder, "SGD", "val_objective")  # the others are as they were
