@@ -19,6 +19,19 @@ def unsynced() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What torch.compile compiles, here and in child processes, shares no folder with other runs.
+
+    Its usual one lies under /tmp, for all versions of torch and all processes of a user.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("inductor", numbered=True)
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        patch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def subnormal_numbers() -> Iterator[None]:
     """Undo for the next test what training does to this thread's arithmetic."""
