@@ -8,7 +8,8 @@ tree in which BPGrad's C kernel was not built.
     python scripts/test_portable.py                            all settings, some hours
     python scripts/test_portable.py --only Haswell,default,1   one of them; --only may be repeated
     python scripts/test_portable.py --tests tests/optim        other tests
-    python scripts/test_portable.py --no-report                without the report
+    python scripts/test_portable.py --quick                    without the report, the slow tests
+                                                               and those on the real data
 
 A processor cannot imitate one that has more instructions than itself: such settings say so and are
 left out. Exit code 1 if any setting failed.
@@ -88,9 +89,9 @@ def copy_tree(into: Path) -> None:
 
 def run_tests(tree: Path, tests: list[str], setting: Setting, env: dict[str, str]) -> list[str]:
     """What failed, a line each; as many processes side by side as there are cores for."""
-    processes = max(1, (os.cpu_count() or 1) // setting[2])
+    processes = min(4, max(1, (os.cpu_count() or 1) // setting[2]))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--tb=short", f"-n{min(processes, 4)}", *tests],
+        [sys.executable, "-m", "pytest", "-q", "--tb=short", f"-n{processes}", *tests],
         cwd=tree, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     failed = re.findall(r"^(?:FAILED|ERROR) (.*)$", done.stdout, flags=re.MULTILINE)
@@ -143,9 +144,10 @@ def main() -> int:
     )
     parser.add_argument("--only", type=parse, action="append", metavar="BLAS,VECTORS,THREADS")
     parser.add_argument("--tests", nargs="+", default=list(COMPUTES))
-    parser.add_argument("--no-report", action="store_true")
+    parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
 
+    tests = [*options.tests, *(("-m", "not slow and not realdata") if options.quick else ())]
     rows, failures = list[tuple[str, ...]](), list[str]()
     with tempfile.TemporaryDirectory(prefix="bpgrad-portable-") as folder:
         tree = Path(folder)
@@ -156,13 +158,13 @@ def main() -> int:
             if probe.returncode < 0:  # a signal: the instruction is not there
                 rows.append((name, "not on this processor", "", ""))
                 continue
-            failed = run_tests(tree, options.tests, setting, env)
-            differs = [] if options.no_report else run_report(tree, env)
+            failed = run_tests(tree, tests, setting, env)
+            differs = [] if options.quick else run_report(tree, env)
             failures += [f"{name}: {line}" for line in (*failed, *differs)]
-            tests = f"{len(failed)} failed" if failed else "passed"
+            verdict = f"{len(failed)} failed" if failed else "passed"
             report = f"{len(differs)} differ" if differs else "the same"
             seconds = f"{time.monotonic() - began:.0f} s"
-            rows.append((name, tests, "" if options.no_report else report, seconds))
+            rows.append((name, verdict, "" if options.quick else report, seconds))
             print(" ".join(rows[-1]), flush=True)
     print(f"\n{'setting':<22}{'tests':<24}{'report':<12}time")
     for row in rows:
