@@ -174,7 +174,7 @@ def test_the_name_covers_what_changes_numbers_and_nothing_else() -> None:
         ["checkpoint_minutes=1"],
         ["rerun=true"],
         ["solver.rho=0.10"],
-        ["solver.lipschitz=5.0"],
+        ["solver.lipschitz=20.0"],
         ["scale=paper"],
     ):
         assert run_name(load(same)) == base, same
