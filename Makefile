@@ -62,9 +62,12 @@ data: $(READY)  ## download MNIST and CIFAR-10 into $BPGRAD_DATA or ./data, chec
 
 # --- checks ------------------------------------------------------------------------------------
 
+# Processes of one thread each, a test file at a time, the slow ones first (tests/conftest.py).
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
 test: $(READY)  ## run the whole test suite (real-data tests where BPGRAD_DATA has the data)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 .PHONY: test-portable
 test-portable: $(READY)  ## run what computes as other processors would; ARGS="--only Haswell,default,1"
@@ -72,7 +75,7 @@ test-portable: $(READY)  ## run what computes as other processors would; ARGS="-
 
 .PHONY: test-floor
 test-floor: $(READY)  ## run the test suite on the oldest versions that pyproject.toml admits
-	$(BIN)/python scripts/test_floor.py $(ARGS)
+	$(BIN)/python scripts/test_floor.py $(SIDE_BY_SIDE) $(ARGS)
 
 .PHONY: lint
 lint: $(READY)  ## formatting, lint and types

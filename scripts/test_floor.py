@@ -38,9 +38,8 @@ def main() -> int:
     """Make the environment, run pytest in it, return its exit code."""
     python = make_environment()
     left_out = [f"--deselect={name}" for name in NOT_HERE]
-    chosen = sys.argv[1:] or ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
     return subprocess.run(
-        [python, "-m", "pytest", "-m", "not install", *left_out, *chosen],
+        [python, "-m", "pytest", "-m", "not install", *left_out, *sys.argv[1:]],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
     ).returncode  # fmt: skip
 

@@ -90,8 +90,9 @@ def copy_tree(into: Path) -> None:
 def run_tests(tree: Path, tests: list[str], setting: Setting, env: dict[str, str]) -> list[str]:
     """What failed, a line each; as many processes side by side as there are cores for."""
     processes = min(4, max(1, (os.cpu_count() or 1) // setting[2]))
+    side_by_side = (f"-n{processes}", "--dist=loadfile", "--no-loadscope-reorder")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--tb=short", f"-n{processes}", *tests],
+        [sys.executable, "-m", "pytest", "-q", "--tb=short", *side_by_side, *tests],
         cwd=tree, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     failed = re.findall(r"^(?:FAILED|ERROR) (.*)$", done.stdout, flags=re.MULTILINE)
