@@ -36,7 +36,12 @@ Setting = tuple[str, str, int]
 
 COMPUTES = (
     *("tests/optim", "tests/golden", "tests/models", "tests/data", "tests/tasks"),
-    *("tests/training", "tests/branch_prune"),
+    "tests/branch_prune",
+    *(
+        f"tests/training/test_{name}.py"
+        for name in ("defaults", "generated_task", "numerics", "real_data", "resume", "trainer")
+    ),
+    "tests/training/test_world.py",
     *(f"tests/experiments/test_{name}.py" for name in ("ablation", "figure5", "trajectory")),
     "tests/experiments/test_studies_figures.py",
 )

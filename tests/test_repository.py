@@ -294,6 +294,12 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
+def test_what_is_run_as_on_other_processors_exists() -> None:
+    from scripts.test_portable import COMPUTES
+
+    assert [path for path in COMPUTES if not (ROOT / path).exists()] == []
+
+
 def test_the_kernel_is_built_where_there_is_a_compiler(tmp_path: Path) -> None:
     """Without it all would still work, several times slower, and the tests of it would skip."""
     (tmp_path / "empty.c").write_text("#include <omp.h>\nint main(void) { return 0; }\n")
