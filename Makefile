@@ -62,9 +62,20 @@ data: $(READY)  ## download MNIST and CIFAR-10 into $BPGRAD_DATA or ./data, chec
 
 # --- checks ------------------------------------------------------------------------------------
 
+# Processes of one thread each, a test file at a time, the slow ones first (tests/conftest.py).
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
 test: $(READY)  ## run the whole test suite (real-data tests where BPGRAD_DATA has the data)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
+
+.PHONY: test-portable
+test-portable: $(READY)  ## run what computes as other processors would; ARGS="--only Haswell,default,1"
+	$(BIN)/python scripts/test_portable.py $(ARGS)
+
+.PHONY: test-floor
+test-floor: $(READY)  ## run the test suite on the oldest versions that pyproject.toml admits
+	$(BIN)/python scripts/test_floor.py $(SIDE_BY_SIDE) $(ARGS)
 
 .PHONY: lint
 lint: $(READY)  ## formatting, lint and types
@@ -90,7 +101,7 @@ clean:  ## delete the environment, caches and checkpoints; never data or results
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\n  make EXPERIMENT   do what is missing of it, then show it; EXPERIMENT is one of\n'
 	@echo $(EXPERIMENTS) | fold -s -w 76 | sed 's/^/    /'
 	@printf '  make EXPERIMENT-reduced     on less data, for fewer epochs: never beside the paper\n'

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from experiments.engine.command import COMMANDS
+from tests.kernel import BUILT
 from tests.training.test_command_line import run_in_process
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -290,6 +292,25 @@ def imports_of(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def test_what_is_run_as_on_other_processors_exists() -> None:
+    from scripts.test_portable import COMPUTES
+
+    assert [path for path in COMPUTES if not (ROOT / path).exists()] == []
+
+
+def test_the_kernel_is_built_where_there_is_a_compiler(tmp_path: Path) -> None:
+    """Without it all would still work, several times slower, and the tests of it would skip."""
+    (tmp_path / "empty.c").write_text("#include <omp.h>\nint main(void) { return 0; }\n")
+    compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
+    try:
+        subprocess.run(
+            [compiler, "-fopenmp", "empty.c"], cwd=tmp_path, capture_output=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no C compiler with OpenMP")
+    assert BUILT
 
 
 def parts_of(package: str) -> Iterator[tuple[Path, str, set[str]]]:

@@ -16,12 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bpgrad.errors import ConfigError
+from bpgrad.training import composition
 from bpgrad.training.signatures import check_arguments, import_object, unknown
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
@@ -127,8 +127,7 @@ def _scratch_dir() -> str:
 def load(overrides: Sequence[str] = ()) -> Config:
     """Compose and check a configuration from code, as `python run.py OVERRIDES` does."""
     register()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return parse(compose("config", overrides=list(overrides)))
+    return parse(composition.composed(CONFIG_DIR, overrides))
 
 
 def parse(composed: DictConfig) -> Config:

@@ -12,6 +12,8 @@ from bpgrad.training.config import Config
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_MMAP_THRESHOLD = 32 * 2**20
 
+ALL_THREADS = torch.get_num_threads()  # before any run of this process has set its own
+
 
 def configure_torch(cfg: Config, device: torch.device) -> None:
     """Threads, memory, determinism and float32 arithmetic of this process.
@@ -20,8 +22,7 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
     """
     if cfg.precision == "tf32" and device.type != "cuda":
         raise ConfigError("precision=tf32: needs a CUDA device; use fp32 or bf16")
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
+    torch.set_num_threads(cfg.threads or ALL_THREADS)
     _keep_freed_memory()
     # Weight decay shrinks the weights of dead units without end. Below 1.2e-38 a product costs some
     # processors many times as much, for less than rounding. Threads inherit the setting from the

@@ -2,7 +2,6 @@ import ast
 import inspect
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bpgrad.optim
 from bpgrad.optim import BPGrad
-from bpgrad.optim._fused import kernel
+from tests.kernel import BUILT, needs_kernel
 
 Options = dict[str, Any]
 Params = list[Any]  # torch.nn.Parameter: mypy cannot know that their gradients are set
@@ -32,10 +31,16 @@ MODES: dict[str, Options] = {
     "loop": {"foreach": False},
     "fused": {"fused": True},
 }
+AVAILABLE = [name for name in MODES if name != "fused" or BUILT]
 NAN, INF = math.nan, math.inf
 
 
-@pytest.fixture(params=list(MODES.values()), ids=list(MODES))
+@pytest.fixture(
+    params=[
+        pytest.param(options, id=name, marks=needs_kernel if name == "fused" else ())
+        for name, options in MODES.items()
+    ]
+)
 def mode(request: pytest.FixtureRequest) -> Options:
     return request.param
 
@@ -185,7 +190,7 @@ def test_released_is_sgd_on_normalised_gradients_with_learning_rate_eta(mode: Op
 
 
 @pytest.mark.parametrize("decay", [0.0, 5e-4])
-@pytest.mark.parametrize("other", ["default", "foreach", "fused"])
+@pytest.mark.parametrize("other", ["default", "foreach", pytest.param("fused", marks=needs_kernel)])
 def test_modes_agree_with_the_loop(variant: str, other: str, decay: float) -> None:
     runs = []
     for mode in ("loop", other):
@@ -272,7 +277,7 @@ def test_step_size_lies_between_its_bounds(fs: list[float], rho: float, lipschit
 
 
 @few
-@given(losses, st.integers(0, 100), st.sampled_from(VARIANTS), st.sampled_from(list(MODES)))
+@given(losses, st.integers(0, 100), st.sampled_from(VARIANTS), st.sampled_from(AVAILABLE))
 def test_displacement_is_the_step_size(f: float, seed: int, variant: str, mode: str) -> None:
     params = new_params(seed=seed)
     optimizer = BPGrad(params, 3.0, momentum=0.0, variant=variant, **MODES[mode])
@@ -323,7 +328,7 @@ def test_subnormal_float32_gradients_stay_finite(variant: str, mode: Options) ->
     st.integers(0, 10_000),
     st.floats(0.0, 0.999),
     st.floats(1.0, 3.0),
-    st.sampled_from(list(MODES)),
+    st.sampled_from(AVAILABLE),
 )
 def test_convex_losses_never_lead_away_from_the_minimiser(
     seed: int, rho: float, slack: float, mode: str
@@ -334,7 +339,10 @@ def test_convex_losses_never_lead_away_from_the_minimiser(
     slopes = torch.cat([slopes, -slopes.mean(0, keepdim=True)])  # 0 in their hull: f ≥ 0
     minimiser = torch.randn(3, generator=generator, dtype=torch.float64)
     p: Any = torch.nn.Parameter(torch.randn(3, generator=generator, dtype=torch.float64) * 3)
-    lipschitz = slack * slopes.norm(dim=1).max().item()
+    # A sum of 3 squares rounds 5 times at most, by half an eps each, in whatever order the step
+    # takes it and in this one: L is the largest norm as seen by either.
+    rounding = 1 + 5 * torch.finfo(torch.float64).eps
+    lipschitz = slack * rounding * slopes.norm(dim=1).max().item()
     optimizer = BPGrad([p], lipschitz, rho=rho, momentum=0.0, **MODES[mode])
     distance = (p.detach() - minimiser).norm().item()
     for _ in range(30):
@@ -908,12 +916,6 @@ def test_sparse_gradients_are_refused() -> None:
         optimizer.step(loss=1.0)
 
 
-def test_the_kernel_is_built_where_there_is_a_compiler() -> None:
-    """Without it all would still work, several times slower, and the tests of it would skip."""
-    if sys.platform.startswith("linux") and shutil.which("gcc"):
-        assert kernel() is not None
-
-
 RUNTIMES = """
 from bpgrad.optim._fused import kernel
 assert kernel() is not None
@@ -922,21 +924,22 @@ print(len({line.split()[-1] for line in maps if "libgomp" in line}))
 """
 
 
+@needs_kernel
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
 def test_the_kernel_and_torch_share_their_threads() -> None:
     """Two OpenMP runtimes would wait for each other's threads, and not heed set_num_threads.
 
     In a process of its own: other packages bring runtimes along.
     """
-    if kernel() is not None and sys.platform.startswith("linux"):
-        root = Path(bpgrad.optim.__file__).parents[2]
-        found = subprocess.run(
-            [sys.executable, "-c", RUNTIMES],
-            env={**os.environ, "PYTHONPATH": str(root)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert found.stdout.strip() == "1"
+    root = Path(bpgrad.optim.__file__).parents[2]
+    found = subprocess.run(
+        [sys.executable, "-c", RUNTIMES],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == "1"
 
 
 def test_fused_that_cannot_be_honoured() -> None:

@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bpgrad.optim import BPGrad, _fused
+from tests.kernel import needs_kernel
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
-pytestmark = pytest.mark.skipif(
-    _fused.kernel() is None, reason="the CPU kernel was not built (no C compiler with OpenMP)"
-)
+pytestmark = needs_kernel
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ infrastructure is not part of the wheel; the checks below keep its names.
 import inspect
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from functools import partial
 from itertools import product
@@ -22,6 +22,7 @@ from torch.optim.optimizer import (
 )
 
 from bpgrad.optim import BPGrad, Eve, MatConvNetAdam
+from tests.kernel import needs_kernel
 
 Build = Callable[..., Any]
 LOSS_AWARE: dict[str, Build] = {
@@ -36,10 +37,20 @@ IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
     "foreach": {"foreach": True},
     "fused": {"fused": True},
 }
+UNFUSED = [name for name in IMPLEMENTATIONS if name != "fused"]
 
 
-#: Eve has no fused implementation.
-CASES = [pair for pair in product(OPTIMIZERS, IMPLEMENTATIONS) if pair != ("eve", "fused")]
+def cases(optimizers: Iterable[str], implementations: Iterable[str]) -> list[Any]:
+    """Their pairs; Eve has no fused implementation, and Adam's is torch's own."""
+    return [
+        pytest.param(
+            pair,
+            id="-".join(pair),
+            marks=needs_kernel if pair[1] == "fused" and pair[0] != "adam" else (),
+        )
+        for pair in product(optimizers, implementations)
+        if pair != ("eve", "fused")
+    ]
 
 
 @pytest.fixture(params=OPTIMIZERS)
@@ -47,7 +58,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=CASES, ids="-".join)
+@pytest.fixture(params=cases(OPTIMIZERS, IMPLEMENTATIONS))
 def build(request: pytest.FixtureRequest) -> Build:
     """A constructor in one of its implementations."""
     name, implementation = request.param
@@ -139,7 +150,7 @@ def test_goes_right_direction(build: Build, scheduler: str) -> None:
 
 # The fused kernels are not for parameters with gaps: BPGrad's refuses them (test_fused.py), torch's
 # write into the gaps (torch 2.15).
-@pytest.mark.parametrize("case", [pair for pair in CASES if pair[1] != "fused"], ids="-".join)
+@pytest.mark.parametrize("case", cases(OPTIMIZERS, UNFUSED))
 @pytest.mark.parametrize("scheduler", ["none", "ExponentialLR"])
 def test_strided_goes_right_direction(case: tuple[str, str], scheduler: str) -> None:
     build = partial(OPTIMIZERS[case[0]], **IMPLEMENTATIONS[case[1]])
@@ -173,7 +184,7 @@ def test_param_groups_with_own_lr_and_weight_decay(build: Build) -> None:
 
 
 @pytest.mark.parametrize("lr", [torch.tensor(0.01), torch.tensor(0.01, dtype=torch.float64)])
-@pytest.mark.parametrize("case", [pair for pair in CASES if pair[0] != "adam"], ids="-".join)
+@pytest.mark.parametrize("case", cases(LOSS_AWARE, IMPLEMENTATIONS))
 def test_tensor_lr(case: tuple[str, str], lr: torch.Tensor) -> None:
     # torch's Adam takes a tensor in some implementations only
     build = partial(OPTIMIZERS[case[0]], **IMPLEMENTATIONS[case[1]])

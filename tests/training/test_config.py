@@ -1,14 +1,17 @@
 """Composition, validation, and the identity of a run."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from bpgrad.errors import ConfigError
+from bpgrad.training.composition import composed
 from bpgrad.training.config import CONFIG_DIR, load, solver_spec, task_class
 from bpgrad.training.identity import describe, run_name
 from bpgrad.training.signatures import _fits, check_arguments
@@ -127,6 +130,36 @@ def test_required_arguments_are_named() -> None:
         load(["~solver.lipschitz"])
 
 
+# -- composition ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["seed=3"],
+        ["seed=3", "task=mnist", "seed=4", "solver.lipschitz=7"],
+        ["scale=smoke", "wandb.mode=offline", "seed=05"],
+    ],
+)
+def test_a_remembered_composition_is_that_of_hydra(overrides: list[str]) -> None:
+    load(["seed=1", *overrides])  # remembered without the seed
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        assert composed(CONFIG_DIR, overrides) == compose("config", overrides=overrides)
+
+
+def test_a_remembered_composition_is_forgotten_when_a_file_changes(tmp_path: Path) -> None:
+    shutil.copytree(CONFIG_DIR, tmp_path / "configs")
+    file = tmp_path / "configs" / "solver" / "sgd.yaml"
+    before = composed(tmp_path / "configs", ["solver=sgd"])
+    before.solver.lr = 1e9  # a copy: nobody else sees that
+    text = file.read_text()
+    file.write_text(text.replace("momentum: 0.9", "momentum: 0.125"))
+    assert file.read_text() != text
+    after = composed(tmp_path / "configs", ["solver=sgd"])
+    assert (after.solver.momentum, after.solver.lr) == (0.125, 0.01)
+
+
 # -- identity ------------------------------------------------------------------------------------
 
 
@@ -141,7 +174,7 @@ def test_the_name_covers_what_changes_numbers_and_nothing_else() -> None:
         ["checkpoint_minutes=1"],
         ["rerun=true"],
         ["solver.rho=0.10"],
-        ["solver.lipschitz=5.0"],
+        ["solver.lipschitz=20.0"],
         ["scale=paper"],
     ):
         assert run_name(load(same)) == base, same
