@@ -2,6 +2,12 @@
 
 import sys
 
+from bpgrad.suite import missing
+
+if line := missing("run.py", "hydra", "rich", "yaml"):
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode

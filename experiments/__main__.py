@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bpgrad.suite import missing
+
+if line := missing("experiments", "hydra", "markdown_it", "matplotlib", "pandas", "rich", "yaml"):
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)
+
 from bpgrad.training.cli import run_command
 from experiments.engine import command
 from experiments.engine.suite import Suite

@@ -32,5 +32,5 @@ def compile_lock(*source: str, into: str, requirements: str | None = None) -> No
 
 
 if __name__ == "__main__":
-    compile_lock("pyproject.toml", "--extra", "dev", into="requirements.lock")
+    compile_lock("pyproject.toml", "--extra", "suite", "--extra", "dev", into="requirements.lock")
     compile_lock("-", requirements="uv>=0.5\n", into="requirements-uv.lock")

@@ -98,7 +98,14 @@ class SolverSpec:
 
 
 def register() -> None:
-    """Make the schema and the resolvers known to Hydra; calling it again changes nothing."""
+    """Make the schema and the resolvers known to Hydra; calling it again changes nothing.
+
+    Raises ConfigError where the package is installed without the checkout's configurations.
+    """
+    if not CONFIG_DIR.is_dir():
+        raise ConfigError(
+            f"{CONFIG_DIR} is missing: the suite runs from a checkout, see its README"
+        )
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("paper", _paper_setting, replace=True)
     OmegaConf.register_new_resolver("scratch_dir", _scratch_dir, replace=True)

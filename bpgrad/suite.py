@@ -1,0 +1,17 @@
+"""What the suite needs beyond the optimizers: the extra `suite` of the installation."""
+
+from importlib.util import find_spec
+
+HOW = "pip install 'bpgrad[suite]', or make setup in a checkout"
+
+
+def missing(user: str, *modules: str) -> str | None:
+    """The line for what `user` needs of `modules` and is not installed; None if all are there."""
+    absent = [module for module in modules if find_spec(module) is None]
+    return f"{user} needs {', '.join(absent)}: {HOW}" if absent else None
+
+
+def require(user: str, *modules: str) -> None:
+    """Raise ModuleNotFoundError, with the line that says what to install, if a module is absent."""
+    if line := missing(user, *modules):
+        raise ModuleNotFoundError(line)
