@@ -57,8 +57,9 @@ publish: $(READY)  ## send the finished runs and the workspaces to W&B; ARGS="--
 	@$(BIN)/python scripts/publish_wandb.py --workspace $(ARGS)
 
 .PHONY: data
-data: $(READY)  ## download MNIST and CIFAR-10 into $BPGRAD_DATA or ./data, checksums verified
+data: $(READY)  ## download MNIST and CIFAR-10 into $BPGRAD_DATA or ./data, verify all data sets
 	$(BIN)/python scripts/get_data.py mnist cifar10
+	$(BIN)/python scripts/get_data.py
 
 # --- checks ------------------------------------------------------------------------------------
 

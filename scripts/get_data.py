@@ -1,6 +1,7 @@
-"""Download the data sets that have a public source, and verify every file.
+"""Say which data sets are there, download those that have a public source, verify every file.
 
-    python scripts/get_data.py mnist cifar10 [--data-root DIR]
+    python scripts/get_data.py                                      the list, with the state of each
+    python scripts/get_data.py mnist cifar10 [--data-root DIR]      get them
 
 Files that are there and whole are kept. Exit code 2 and one line on stderr if anything fails.
 """
@@ -10,16 +11,21 @@ import os
 import sys
 from pathlib import Path
 
-from bpgrad.data import cifar10, mnist
+from bpgrad.data import digits
+from bpgrad.data.sources import SOURCES
 from bpgrad.errors import DataError
-
-SOURCES = {source.name: source for source in (mnist.SOURCE, cifar10.SOURCE)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Download and verify data sets.")
-    parser.add_argument("name", nargs="+", choices=SOURCES, help="data sets to get")
+    parser = argparse.ArgumentParser(description="List, download and verify data sets.")
+    parser.add_argument(
+        "name",
+        nargs="*",
+        type=_source_name,
+        metavar="NAME",
+        help=f"data sets to get: {', '.join(SOURCES)} (default: list all)",
+    )
     parser.add_argument(
         "--data-root",
         type=Path,
@@ -34,7 +40,44 @@ def main(arguments: list[str] | None = None) -> int:
             print(error, file=sys.stderr)
             return error.exit_code
         print(f"{name}: complete in {options.data_root / SOURCES[name].folder}")
+    if not options.name:
+        print("\n".join(states(options.data_root)))
     return 0
+
+
+def _source_name(text: str) -> str:
+    if text not in SOURCES:
+        choices = ", ".join(map(repr, SOURCES))
+        raise argparse.ArgumentTypeError(f"{text!r} is no data set (choose from {choices})")
+    return text
+
+
+def states(data_root: Path) -> list[str]:
+    """A line a data set: whether it is there and whole, or how to get it."""
+    lines = []
+    try:
+        digits.load()
+        lines.append(_line("digits", "complete", "comes with scikit-learn"))
+    except DataError as error:
+        lines.append(_line("digits", "damaged", str(error)))
+    for name, source in SOURCES.items():
+        place = data_root / source.folder
+        if source.is_absent(data_root):
+            how = (
+                f"python scripts/get_data.py {name}" if source.torchvision_name else source.by_hand
+            )
+            lines.append(_line(name, "missing", f"{place}  ({how})"))
+            continue
+        try:
+            source.verify(data_root)
+            lines.append(_line(name, "complete", str(place)))
+        except DataError as error:
+            lines.append(_line(name, "damaged", str(error)))
+    return lines
+
+
+def _line(name: str, state: str, rest: str) -> str:
+    return f"{name:<24} {state:<9} {rest}"
 
 
 if __name__ == "__main__":

@@ -32,6 +32,13 @@ SOURCE = Source(
     },
 )
 MD5: dict[str, str] = dict(SOURCE.md5)
+# What the authors' released code starts from; bpgrad.models.lenet knows its layout.
+INITIAL_WEIGHTS = Source(
+    name="cifar10-initial-weights",
+    folder="bpgrad",
+    md5={"Weights_init_cifar10.mat": "91c5b3c5a58b26a5df888f95e0bdd5d3"},
+    by_hand="take init_weights/Weights_init_cifar10.mat from github.com/RyanCV/BPGrad",
+)
 
 # Part of the name of the cache: raise it with every change to the preprocessing.
 PREPROCESSING_VERSION = 1

@@ -1,14 +1,19 @@
-"""Files of the downloadable data sets: integrity, download, atomic writing.
+"""Files of the data sets: where they are looked for, what they must hash to, how to get them.
 
 Whatever is wrong ends in a `DataError` of one line: which file, where it was looked for, what is
 wrong with it and how to get it. Nothing half-written stays behind.
 """
 
+import gzip
 import hashlib
 import os
+import shlex
 import tempfile
 import uuid
+import warnings
+import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -20,12 +25,17 @@ from bpgrad.errors import DataError
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as files with pinned md5s, in torchvision's own layout below the data root."""
+    """A data set as files with pinned md5s, in torchvision's own layout below the data root.
+
+    A set of thousands of files pins a whole folder: a name that ends in "/" is one, its md5 that of
+    `tree_md5`. What torchvision does not download is placed by hand.
+    """
 
     name: str  # what the user calls it
-    torchvision_name: str  # the class of torchvision.datasets that downloads it
     folder: str  # below the data root
-    md5: Mapping[str, str]  # file in that folder -> md5
+    md5: Mapping[str, str]  # file in that folder, or folder in it -> md5
+    torchvision_name: str = ""  # the class of torchvision.datasets that downloads it
+    by_hand: str = ""  # where to get it, if nothing downloads it
 
     def read(self, data_root: Path, file: str) -> bytes:
         """The contents of `file`, verified.
@@ -33,14 +43,8 @@ class Source:
         Raises:
             DataError: the file is missing, unreadable, truncated or corrupt.
         """
-        try:
+        with self._remedy(data_root, file):
             return read_verified(data_root / self.folder / file, self.md5[file])
-        except DataError as error:
-            raise DataError(
-                f"{self.name}: {error}; run `python scripts/get_data.py {self.name} "
-                f"--data-root {data_root}`, or place there by hand the file with md5 "
-                f"{self.md5[file]}"
-            ) from error
 
     def verify(self, data_root: Path) -> None:
         """Check every file.
@@ -48,11 +52,40 @@ class Source:
         Raises:
             DataError: one of them is missing, unreadable, truncated or corrupt.
         """
-        for file in self.md5:
-            self.read(data_root, file)
+        for file, md5 in self.md5.items():
+            if not file.endswith("/"):
+                self.read(data_root, file)
+                continue
+            with self._remedy(data_root, file):
+                found = tree_md5(data_root, f"{self.folder}/{file[:-1]}")
+                if found != md5:
+                    raise DataError(
+                        f"{data_root / self.folder / file} has files missing, added or changed: "
+                        f"they hash to {found}, expected {md5}"
+                    )
+
+    def is_absent(self, data_root: Path) -> bool:
+        """Whether none of its files is there."""
+        return not any((data_root / self.folder / file).exists() for file in self.md5)
+
+    @contextmanager
+    def _remedy(self, data_root: Path, file: str) -> Iterator[None]:
+        """Say of an error how to get the file."""
+        try:
+            yield
+        except DataError as error:
+            command = ("python", "scripts/get_data.py", self.name, "--data-root", str(data_root))
+            if self.torchvision_name:
+                how = f"run `{shlex.join(command)}`, or place there by hand the file with md5 "
+                how += self.md5[file]
+            else:
+                how = f"{self.by_hand} (md5 {self.md5[file]})"
+            raise DataError(f"{self.name}: {error}; {how}") from error
 
     def download(self, data_root: Path) -> None:
         """Have torchvision download the data set, unless it is there and whole.
+
+        What torchvision does not download has to be there.
 
         torchvision works in a folder of its own, whose files move into place after all of them
         have been verified: an interruption at any time leaves none or only whole ones.
@@ -63,7 +96,8 @@ class Source:
         try:
             return self.verify(data_root)
         except DataError:
-            pass
+            if not self.torchvision_name:
+                raise
         # Resolved, so that the move never crosses file systems.
         target = (data_root / self.folder).resolve()
         try:
@@ -77,7 +111,7 @@ class Source:
                 target.mkdir(exist_ok=True)
                 for file in self.md5:
                     os.replace(Path(root, self.folder, file), target / file)
-        except (OSError, RuntimeError, HTTPException, DataError) as error:
+        except (OSError, ImportError, RuntimeError, HTTPException, DataError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             wanted = ", ".join(f"{file} (md5 {md5})" for file, md5 in self.md5.items())
             raise DataError(
@@ -109,6 +143,89 @@ def read_verified(path: Path, md5: str) -> bytes:
             f"{path} is truncated or corrupt: {len(data)} bytes with md5 {found}, expected {md5}"
         )
     return data
+
+
+def tree_md5(data_root: Path, folder: str) -> str:
+    """The identity of a data set of thousands of files: an md5 of their names, sizes and md5s.
+
+    Of all files below `data_root`/`folder`, by their paths in it, hidden ones left out. Their md5s
+    are remembered in `data_root`/cache; one is computed again where size or times of the file have
+    changed, all of them where that memory is damaged.
+
+    Raises:
+        DataError: the folder is missing or has no files, or one cannot be read.
+    """
+    top = data_root / folder
+    memory = data_root / "cache" / f"md5-{hashlib.md5(folder.encode()).hexdigest()[:12]}.gz"
+    try:
+        stats = {
+            name: (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            for name in _names_below(top)
+            for found in ((top / name).stat(),)
+        }
+        known = _read_memory(memory)
+        stale = [name for name in stats if known.get(name, ((), ""))[0] != stats[name]]
+        with ThreadPoolExecutor() as pool:  # hashing and reading let go of the interpreter
+            fresh = dict(
+                zip(stale, pool.map(_file_md5, (top / name for name in stale)), strict=True)
+            )
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror})") from error
+    if not stats:
+        raise DataError(f"{top} is missing or has no files")
+    md5s = {name: fresh[name] if name in fresh else known[name][1] for name in sorted(stats)}
+    if fresh or known.keys() != stats.keys():
+        _write_memory(memory, {name: (stats[name], md5) for name, md5 in md5s.items()})
+    lines = (f"{md5} {stats[name][0]} {name}\0" for name, md5 in md5s.items())
+    return hashlib.md5("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _names_below(top: Path) -> Iterator[str]:
+    """Files below a folder by their paths in it, with forward slashes."""
+    for folder, folders, files in os.walk(top, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                yield Path(folder, name).relative_to(top).as_posix()
+
+
+def _file_md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+_Stat = tuple[int, ...]  # size and times
+
+
+def _read_memory(path: Path) -> dict[str, tuple[_Stat, str]]:
+    """What `_write_memory` wrote; empty if absent or not whole."""
+    try:
+        digest, _, content = gzip.decompress(path.read_bytes()).partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() == digest:
+            text = content.decode(errors="surrogateescape")
+            entries = (entry.split(" ", 4) for entry in text.split("\0")[:-1])
+            return {name: (tuple(map(int, stat)), md5) for md5, *stat, name in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, EOFError, ValueError, zlib.error):
+        pass
+    warnings.warn(f"{path}: truncated or corrupt; reading all files again", stacklevel=3)
+    return {}
+
+
+def _write_memory(path: Path, known: Mapping[str, tuple[_Stat, str]]) -> None:
+    text = "".join(
+        f"{md5} {' '.join(map(str, stat))} {name}\0" for name, (stat, md5) in known.items()
+    )
+    content = text.encode(errors="surrogateescape")
+    digest = hashlib.sha256(content).hexdigest().encode()
+    try:
+        with atomic_writer(path) as file:
+            file.write(gzip.compress(digest + b"\n" + content))
+    except OSError as error:
+        warnings.warn(
+            f"{path}: not written ({error.strerror}); going on without a cache", stacklevel=3
+        )
 
 
 @contextmanager

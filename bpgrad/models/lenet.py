@@ -4,17 +4,12 @@ Layers, initial standard deviations and learning-rate multipliers are those of r
 All nets take images (N, C, H, W) in float, best stored channels_last, and return logits (N, 10).
 """
 
-import hashlib
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from bpgrad.errors import DataError
-
-MATCONVNET_WEIGHTS_MD5 = "91c5b3c5a58b26a5df888f95e0bdd5d3"
 
 
 class MnistLeNet(nn.Module):
@@ -150,31 +145,17 @@ def _initialise(model: nn.Module, stds: Sequence[float], generator: torch.Genera
             layer.bias.zero_()
 
 
-def load_matconvnet_weights(model: CifarLeNet, path: Path) -> None:
+def load_matconvnet_weights(model: CifarLeNet, contents: bytes) -> None:
     """Overwrite all parameters with the authors' initial CIFAR-10 weights.
 
     Args:
         model: the net; keeps its device, dtype and memory format.
-        path: `Weights_init_cifar10.mat` of the authors' released code, md5 91c5b3c5….
-
-    Raises:
-        DataError: the file is missing or is not the released one.
+        contents: of `Weights_init_cifar10.mat` (bpgrad.data.cifar10.INITIAL_WEIGHTS).
     """
-    remedy = (
-        "take init_weights/Weights_init_cifar10.mat from github.com/RyanCV/BPGrad "
-        f"(md5 {MATCONVNET_WEIGHTS_MD5})"
-    )
-    try:
-        md5 = hashlib.md5(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    if md5 != MATCONVNET_WEIGHTS_MD5:
-        raise DataError(f"{path}: truncated or corrupt, its md5 is {md5}; {remedy}")
-
     import scipy.io  # slow to import, and few runs need it
 
     # One cell a MatConvNet layer; pools, ReLUs and the loss are empty.
-    cells = scipy.io.loadmat(path)["Weights_init"][0]
+    cells = scipy.io.loadmat(io.BytesIO(contents))["Weights_init"][0]
     state = {}
     for k, (filters, biases) in enumerate((cell[0] for cell in cells if cell.size), start=1):
         # H x W x Cin x Cout becomes Cout x Cin x H x W.

@@ -179,8 +179,9 @@ class Cifar10(Classification):
         model = super().build_model(seed)
         assert isinstance(model, CifarLeNet)
         if self.initial_weights == "released":
-            path = self.context.data_root / "bpgrad" / "Weights_init_cifar10.mat"
-            load_matconvnet_weights(model, path)
+            released = cifar10.INITIAL_WEIGHTS
+            (file,) = released.md5
+            load_matconvnet_weights(model, released.read(self.context.data_root, file))
         return model
 
     def lr_multipliers(self, model: nn.Module) -> Mapping[str, float]:

@@ -1,11 +1,17 @@
+import gzip
 import hashlib
+import os
+import shlex
+from collections.abc import Callable
 from http.client import IncompleteRead
 from pathlib import Path
 
 import pytest
 import torchvision.datasets
 
-from bpgrad.data.files import Source, atomic_writer, read_verified
+from bpgrad.data import files
+from bpgrad.data.cifar10 import INITIAL_WEIGHTS
+from bpgrad.data.files import Source, atomic_writer, read_verified, tree_md5
 from bpgrad.errors import DataError
 
 CONTENTS = {"one": b"first file", "two": b"second file"}
@@ -197,3 +203,149 @@ def test_atomic_writer_keeps_the_old_file_on_an_error(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail_half_way()
     assert files_below(tmp_path) == {"file": b"old"}
+
+
+def test_the_command_that_an_error_proposes_can_be_pasted(tmp_path: Path) -> None:
+    root = tmp_path / "my dåta; rm"
+    with pytest.raises(DataError) as caught:
+        SOURCE.verify(root)
+    command = str(caught.value).split("`")[1]
+    assert shlex.split(command) == [
+        *("python", "scripts/get_data.py", "tiny", "--data-root", str(root))
+    ]
+
+
+@pytest.mark.parametrize("content", [None, b"MATLAB 5.0 MAT-file"])
+def test_what_is_placed_by_hand_says_where_to_get_it(tmp_path: Path, content: bytes | None) -> None:
+    (file,) = INITIAL_WEIGHTS.md5
+    if content is not None:
+        (tmp_path / "bpgrad").mkdir()
+        (tmp_path / "bpgrad" / file).write_bytes(content)
+    with pytest.raises(DataError, match=r"github\.com/RyanCV/BPGrad") as caught:
+        INITIAL_WEIGHTS.download(tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(tmp_path / "bpgrad" / file) in message
+    assert INITIAL_WEIGHTS.md5[file] in message
+    assert "get_data" not in message
+
+
+# -- data sets of many files -----------------------------------------------------------------------
+
+
+def tree(root: Path) -> Path:
+    folder = root / "set"
+    for name in ("train/a/1.jpg", "train/b/2.jpg", "val/ü.jpg", "with blank\nand line.txt"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return folder
+
+
+def later(path: Path, content: bytes) -> None:
+    """Change a file, and let it be seen whatever the clock's resolution."""
+    path.write_bytes(content)
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1_000_000_000))
+
+
+def test_the_digest_is_that_of_names_sizes_and_md5s(tmp_path: Path) -> None:
+    folder = tree(tmp_path)
+    lines = [
+        f"{hashlib.md5(content).hexdigest()} {len(content)} {name}\0"
+        for name, content in sorted(files_below(folder).items())
+    ]
+    assert tree_md5(tmp_path, "set") == hashlib.md5("".join(lines).encode()).hexdigest()
+
+
+def test_the_digest_depends_on_nothing_but_the_files(tmp_path: Path) -> None:
+    first = tree_md5(tree(tmp_path / "one").parent, "set")
+    other = tree(tmp_path / "two")
+    (other / ".DS_Store").write_bytes(b"of the system")
+    for path in other.rglob("*.jpg"):
+        os.utime(path, (1, 1))
+    assert tree_md5(tmp_path / "two", "set") == first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: later(folder / "train/a/1.jpg", b"train/a/2.jpg"),  # of the same size
+        lambda folder: (folder / "val/ü.jpg").unlink(),
+        lambda folder: (folder / "val/new.jpg").write_bytes(b""),
+        lambda folder: (folder / "val/ü.jpg").rename(folder / "val/u.jpg"),
+    ],
+)
+def test_a_change_is_found_beside_the_memory(
+    tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    folder = tree(tmp_path)
+    before = tree_md5(tmp_path, "set")
+    assert tree_md5(tmp_path, "set") == before
+    change(folder)
+    assert tree_md5(tmp_path, "set") != before
+
+
+def test_only_what_has_changed_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read = tree(tmp_path), []
+    digest = files._file_md5
+    monkeypatch.setattr(files, "_file_md5", lambda path: (read.append(path), digest(path))[1])
+    tree_md5(tmp_path, "set")
+    assert len(read) == 4
+    read.clear()
+    later(folder / "val/ü.jpg", b"other")
+    tree_md5(tmp_path, "set")
+    assert read == [folder / "val/ü.jpg"]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-3], lambda b: b"no gzip"])
+def test_a_damaged_memory_is_not_believed(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    tree(tmp_path)
+    before = tree_md5(tmp_path, "set")
+    (memory,) = (tmp_path / "cache").iterdir()
+    memory.write_bytes(damage(memory.read_bytes()))
+    with pytest.warns(UserWarning, match="truncated or corrupt; reading all files again"):
+        assert tree_md5(tmp_path, "set") == before
+    assert tree_md5(tmp_path, "set") == before  # written anew: no warning
+
+
+def test_an_altered_memory_is_not_believed(tmp_path: Path) -> None:
+    folder = tree(tmp_path)
+    before = tree_md5(tmp_path, "set")
+    (memory,) = (tmp_path / "cache").iterdir()
+    md5 = hashlib.md5((folder / "val/ü.jpg").read_bytes()).hexdigest().encode()
+    content = gzip.decompress(memory.read_bytes())
+    assert md5 in content
+    memory.write_bytes(gzip.compress(content.replace(md5, md5[::-1])))
+    with pytest.warns(UserWarning, match="truncated or corrupt"):
+        assert tree_md5(tmp_path, "set") == before
+
+
+def test_a_memory_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    tree(tmp_path)
+    (tmp_path / "cache").write_bytes(b"in the way")
+    with pytest.warns(UserWarning, match="going on without a cache"):
+        tree_md5(tmp_path, "set")
+
+
+def test_a_folder_that_is_missing_or_empty_is_one_line(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(DataError, match=f"{tmp_path}/set is missing or has no files"):
+            tree_md5(tmp_path, "set")
+        (tmp_path / "set").mkdir(exist_ok=True)
+    (tmp_path / "set" / "link").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"link cannot be read \(No such file"):
+        tree_md5(tmp_path, "set")
+
+
+def test_a_source_may_pin_whole_folders(tmp_path: Path) -> None:
+    folder = tree(tmp_path)
+    pinned = {f"{name}/": tree_md5(tmp_path, f"set/{name}") for name in ("train", "val")}
+    source = Source("many", "set", pinned, by_hand="unpack many.tar there")
+    source.verify(tmp_path)
+    later(folder / "train/b/2.jpg", b"")
+    with pytest.raises(DataError, match="files missing, added or changed") as caught:
+        source.verify(tmp_path)
+    assert "unpack many.tar there" in str(caught.value)
+    assert "\n" not in str(caught.value)

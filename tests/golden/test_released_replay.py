@@ -328,7 +328,7 @@ def replay_transcribed(
 
 def replay_product(weights: Path, images: torch.Tensor, labels: torch.Tensor) -> Replay:
     model = CifarLeNet(torch.Generator())
-    load_matconvnet_weights(model, weights)
+    load_matconvnet_weights(model, weights.read_bytes())
     model.double().train()
     optimizer = BPGrad(
         model.parameters(), LIPSCHITZ, rho=RHO, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY,

@@ -171,7 +171,7 @@ def test_cifar10_from_the_released_weights(data_root: Path) -> None:
     assert task.mirror_training
     assert not task.mirror_validation
     expected = CifarLeNet(torch.Generator())
-    load_matconvnet_weights(expected, weights)
+    load_matconvnet_weights(expected, weights.read_bytes())
     for seed in (0, 1):
         model = task.build_model(seed)
         for name, value in model.state_dict().items():

@@ -1,0 +1,7 @@
+"""All data sets that live below the data root, by the names that users give them."""
+
+from bpgrad.data import cifar10, mnist
+
+SOURCES = {
+    source.name: source for source in (mnist.SOURCE, cifar10.SOURCE, cifar10.INITIAL_WEIGHTS)
+}
