@@ -2,40 +2,46 @@
 
 import sys
 
-from bpgrad.suite import missing
+from bpgrad.suite import exit_without
 
-if line := missing("run.py", "hydra", "rich", "yaml"):
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(2)
+if __name__ == "__main__":
+    exit_without("run.py", "hydra", "rich", "yaml")
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bpgrad.errors import BPGradError, ConfigError
+from bpgrad.errors import BPGradError
+from bpgrad.training import slurm
 from bpgrad.training.cli import run_command
 from bpgrad.training.config import CONFIG_DIR, parse, register
+from bpgrad.training.sweep import shown_value, what_is_left, worst_value
 
 failures: list[BPGradError] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
-def main(composed: DictConfig) -> None:
+def main(composed: DictConfig) -> float:
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    on_slurm, value = composed.launcher == "slurm", float("inf")
     try:
-        if composed.launcher == "slurm" and not sweep:
-            raise ConfigError("launcher=slurm submits sweeps: add -m, or choose launcher=local")
+        if on_slurm:
+            slurm.enter(sweep)
         cfg = parse(composed)
+        value = worst_value(cfg)
         from bpgrad.training.trainer import train  # torch starts once the configuration is right
 
-        train(cfg)
+        value = shown_value(cfg, train(cfg))
+    except KeyboardInterrupt as error:
+        raise (what_is_left(error) if sweep and not on_slurm else error) from None
     except BPGradError as error:
-        if composed.launcher == "slurm" and sweep:
-            raise  # in a job of its own: the job has to fail
+        if on_slurm and sweep:
+            raise  # a job of its own has to fail
         if sweep:
             print(f"error: {error}", file=sys.stderr, flush=True)
         failures.append(error)  # raised past Hydra it would be reported twice; a sweep goes on
+    return value
 
 
 def command() -> None:
@@ -44,9 +50,7 @@ def command() -> None:
     try:
         main()
     except RuntimeError as error:
-        if "srun" not in str(error):
-            raise
-        raise ConfigError("launcher=slurm: srun is not on the PATH; is this a cluster?") from error
+        raise slurm.explained(error) or error from None
     if failures:
         raise failures[-1]
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpgrad.suite import missing
+from bpgrad.suite import exit_without
 
-if line := missing("experiments", "hydra", "markdown_it", "matplotlib", "pandas", "rich", "yaml"):
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(2)
+if __name__ == "__main__":
+    exit_without("experiments", "hydra", "markdown_it", "matplotlib", "pandas", "rich", "yaml")
 
 from bpgrad.training.cli import run_command
 from experiments.engine import command

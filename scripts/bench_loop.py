@@ -182,10 +182,10 @@ def bench(task_name: str, rounds: int, iterations: int, extra: list[str]) -> dic
     examples = iterations * cfg.batch_size
     context = get_context("spawn")
     pipe, end = context.Pipe()
+    configure_torch(cfg, torch.device("cpu"))
+    task = build_task(cfg, examples)  # before the other process: data may be missing
     user = context.Process(target=serve_data_loader_loop, args=(end, overrides, examples))
     user.start()
-    configure_torch(cfg, torch.device("cpu"))
-    task = build_task(cfg, examples)
     batches = [(batch.inputs, batch.targets) for batch in task.train_batches(1)]
 
     def as_a_user() -> float:

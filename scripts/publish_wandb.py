@@ -16,6 +16,7 @@ place of its former state; offline the views are only validated.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -80,7 +81,7 @@ def _publish(
         print(f"{publication.id}  {'sent' if now else 'there already'}", flush=True)
     print(f"{where}: {sent} sent, {len(found) - sent} there already")
     if options.mode == "offline" and sent:
-        print(f"upload with: wandb sync {where}/offline-run-*")
+        print(f"upload with: wandb sync {shlex.quote(where)}/offline-run-*")
     if options.workspace:
         _workspaces(plans, entity, project, options.mode)
 

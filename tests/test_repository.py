@@ -56,7 +56,7 @@ def test_the_commands_of_the_readme_run(
     monkeypatch.chdir(tmp_path)
     assert run_in_process(words, monkeypatch) == 0, capfd.readouterr().err
     if "--help" not in words:
-        runs = list((tmp_path / "results" / "runs").rglob("result.json"))
+        runs = list((tmp_path / "results" / "smoke").rglob("result.json"))
         assert len(runs) == (6 if "-m" in words else 1)
 
 

@@ -72,6 +72,7 @@ class WandbMirror:
         past_rows: Sequence[Mapping[str, float]] = (),
     ) -> None:
         self._run: wandb.Run | None = None
+        self._offline = mode == "offline"
         if mode == "disabled":
             return
         if mode not in ("online", "offline"):
@@ -117,6 +118,8 @@ class WandbMirror:
         try:
             run.summary.update(dict(summary))
             run.finish(exit_code=exit_code)
+            if self._offline:
+                print(f"upload to W&B with: {_publish_command(run)}", flush=True)
         except Exception as error:
             _warn(f"W&B did not finish ({reason(error)}); publish with: {_publish_command(run)}")
             close_service()

@@ -1,12 +1,13 @@
 """How commands end: errors as one line on stderr, the exit code, tracebacks only when asked for."""
 
+import difflib
 import os
 import re
 import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bpgrad.errors import BPGradError
 from bpgrad.training.signatures import unknown
@@ -73,10 +74,27 @@ def one_line(error: BaseException) -> str:
         if text.startswith("Could not override") and cause.parent_node is not None:
             prefix = cause.full_key.rpartition(".")[0]
             prefix = f"{prefix}." if prefix else ""
-            return unknown(cause.full_key, sorted(map(str, cause.parent_node)), prefix)
+            return _unknown_key(cause.full_key, cause.parent_node, prefix)
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"
     if "Could not override" in text and "No match in the defaults list" in text:
         return text.splitlines()[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not re.match(r"See https|Config search path", line)]
     return "; ".join(lines) or type(error).__name__
+
+
+def _unknown_key(key: str, parent: Any, prefix: str) -> str:
+    """As `unknown`; where only a group has such a key, as `lr`, it is proposed."""
+    from omegaconf import DictConfig
+
+    choices = sorted(map(str, parent))
+    nested = {
+        name: f"{group}.{name}"
+        for group in choices
+        if not prefix and isinstance(parent._get_node(group), DictConfig)
+        for name in map(str, parent._get_node(group))
+    }
+    if not difflib.get_close_matches(key, choices, n=1):
+        for name in difflib.get_close_matches(key, nested, n=1):
+            return f"unknown {key}: did you mean {nested[name]}? choices: {', '.join(choices)}"
+    return unknown(key, choices, prefix)

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bpgrad.errors import ConfigError
 from bpgrad.training import composition
 from bpgrad.training.signatures import check_arguments, import_object, unknown
+from bpgrad.training.slurm import default_gpus
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
@@ -109,6 +110,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("paper", _paper_setting, replace=True)
     OmegaConf.register_new_resolver("scratch_dir", _scratch_dir, replace=True)
+    OmegaConf.register_new_resolver("slurm_gpus", default_gpus, replace=True)
 
 
 @cache

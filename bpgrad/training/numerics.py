@@ -13,6 +13,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_MMAP_THRESHOLD = 32 * 2**20
 
 ALL_THREADS = torch.get_num_threads()  # before any run of this process has set its own
+THREADS_A_CORE = 8  # more are a mistake: they crawl
 
 
 def configure_torch(cfg: Config, device: torch.device) -> None:
@@ -22,6 +23,10 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
     """
     if cfg.precision == "tf32" and device.type != "cuda":
         raise ConfigError("precision=tf32: needs a CUDA device; use fp32 or bf16")
+    if cfg.threads is not None and cfg.threads > THREADS_A_CORE * cores():
+        raise ConfigError(
+            f"threads={cfg.threads}: far more than the {cores()} cores here; leave it out for all"
+        )
     torch.set_num_threads(cfg.threads or ALL_THREADS)
     _keep_freed_memory()
     # Weight decay shrinks the weights of dead units without end. Below 1.2e-38 a product costs some
@@ -40,7 +45,14 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
 
 def available_workers() -> int:
     """The processes that may read and augment beside the training one: a core for each."""
-    return len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 0
+    return cores() - 1
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _keep_freed_memory() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bpgrad.errors import BPGradError, ConfigError
+from bpgrad.training.signatures import unknown
 from experiments.engine import declaration
 from experiments.engine.declaration import Experiment, Study
 from experiments.engine.suite import Suite
@@ -36,6 +37,10 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> None:
     # A terminal that cannot show μ or ± is no reason to fail.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    given = sys.argv[1:] if arguments is None else arguments
+    names = [*COMMANDS, "diff", "explain", *declaration.names(suite.folder)]
+    if given and not given[0].startswith("-") and given[0] not in names:
+        raise ConfigError(unknown(given[0], names))
     options = parser(suite.folder).parse_args(arguments)
     options.call(suite, options)
 

@@ -1,16 +1,24 @@
 """python run.py as a user types it: messages, exit codes, and what is left behind."""
 
+import json
+import math
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import run
+from bpgrad.errors import Diverged, Interrupted
+from bpgrad.metrics import Metric
 from bpgrad.training.cli import run_command
+from bpgrad.training.config import Config, load, solver_spec
 from tests.training.conftest import tiny_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +53,10 @@ def run_process(arguments: Sequence[str], folder: Path, **env: str) -> subproces
         (["logger=tensorboard"], "unknown logger=tensorboard: choices: csv, wandb"),
         (["launcher=k8s"], "unknown launcher=k8s: choices: local, slurm"),
         (["taks=mnist"], "unknown taks: did you mean task? choices: "),
+        (["lr=0.1", "solver=sgd"], "unknown lr: did you mean solver.lr? choices: batch_size, "),
+        (["lipshitz=3"], "unknown lipshitz: did you mean solver.lipschitz? choices: batch_size, "),
+        (["train_examples=3"], "unknown train_examples: did you mean scale.train_examples?"),
+        (["threads=1000000"], "threads=1000000: far more than the "),
         (["solver.lipshitz=3"], "unknown solver.lipshitz: did you mean solver.lipschitz?"),
         (["scale.foo=3"], "unknown scale.foo: choices: name, train_examples, val_examples"),
         (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer"),
@@ -110,9 +122,10 @@ def test_a_run_leaves_its_record_and_nothing_else(
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "results"]
-    (record,) = (tmp_path / "results/runs/digits/bpgrad").iterdir()
+    (record,) = (tmp_path / "results/smoke/digits/bpgrad").iterdir()
     assert sorted(p.name for p in record.iterdir()) == [
-        *("config.yaml", "meta.json", "metrics.csv", "result.json", "steps.npz", "timing.csv")
+        *("config.yaml", "consumed.csv", "meta.json", "metrics.csv", "result.json"),
+        *("steps.npz", "timing.csv"),
     ]
     monkeypatch.chdir(tmp_path)
     assert run_in_process(arguments, monkeypatch) == 0
@@ -129,6 +142,108 @@ def test_a_sweep_goes_on_after_a_failure_and_leaves_nothing_of_hydra(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "runs"]
     finished = list((tmp_path / "runs/digits/sgd").glob("*/result.json"))
     assert len(finished) == 1
+
+
+def test_a_sweeper_is_told_the_metric_that_tables_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Infinite for a failed run: Hydra's sweepers that optimize minimize it."""
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # it loads the module anew
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    from bpgrad.training import trainer
+
+    def first_fails(cfg: Config) -> dict[str, float]:
+        if cfg.seed == 0:
+            raise Diverged("at once")
+        return {"val_objective": 0.5, "val_top1_error": 46.0}
+
+    told: list[float] = []
+    sweep = BasicSweeper.sweep
+
+    def listening(*given: Any) -> Any:
+        returned = sweep(*given)
+        told.extend(job.return_value for batch in returned for job in batch)
+        return returned
+
+    monkeypatch.setattr(trainer, "train", first_fails)
+    monkeypatch.setattr(BasicSweeper, "sweep", listening)
+    monkeypatch.chdir(tmp_path)
+    assert run_in_process(["-m", "seed=0,1"], monkeypatch) == Diverged.exit_code
+    assert told == [float("inf"), 46.0]
+
+
+@pytest.mark.parametrize(("higher_is_better", "worst"), [(False, math.inf), (True, -math.inf)])
+def test_a_failed_run_is_the_worst_in_the_metric_s_direction(
+    higher_is_better: bool, worst: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bpgrad.tasks.classification import Digits
+    from bpgrad.training.sweep import shown_value, worst_value
+
+    metrics = {"objective": Metric("objective"), "score": Metric("score", "", higher_is_better)}
+    monkeypatch.setattr(Digits, "metrics", metrics)
+    cfg = load([])
+    assert worst_value(cfg) == worst
+    assert shown_value(cfg, {"val_score": 3.0}) == 3.0
+    assert shown_value(cfg, {"val_score": math.nan}) == worst
+
+
+@pytest.mark.parametrize("error", [Interrupted(signal.SIGTERM), KeyboardInterrupt()])
+def test_an_interrupted_sweep_says_what_is_left(
+    error: KeyboardInterrupt,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from bpgrad.training import trainer
+
+    def second_is_interrupted(cfg: Config) -> dict[str, float]:
+        if cfg.seed == 1:
+            raise error
+        return {"val_top1_error": 1.0}
+
+    monkeypatch.setattr(trainer, "train", second_is_interrupted)
+    monkeypatch.chdir(tmp_path)
+    code = run_in_process(["-m", "seed=0,1,2", "solver=sgd,adam"], monkeypatch)
+    assert code == 128 + (signal.SIGTERM if isinstance(error, Interrupted) else signal.SIGINT)
+    said = capfd.readouterr().err
+    assert "in run 3 of 6 (seed=1 solver=sgd); left are it and 3 after it" in said
+    assert said.count("\n") == 1
+
+
+def test_offline_mirroring_says_what_to_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a folder"
+    arguments = [*tiny_overrides(folder), "epochs=1", "logger=wandb"]
+    arguments = [a.replace("=" + str(folder), f"='{folder}") + "'" * (" " in a) for a in arguments]
+    monkeypatch.chdir(tmp_path)
+    assert run_in_process(arguments, monkeypatch) == 0
+    (line,) = [
+        line for line in capfd.readouterr().out.splitlines() if line.startswith("upload to W&B")
+    ]
+    command = shlex.split(line.partition(": ")[2])
+    assert command[:2] == ["wandb", "sync"]
+    assert list(Path(command[2]).glob("*.wandb"))
+
+
+def test_a_checkout_stays_clean_after_a_smoke_run(tmp_path: Path) -> None:
+    for task in ("mnist", "cifar10", "digits"):
+        cfg = load([f"task={task}", "scale=smoke"])
+        record = f"{cfg.results_root}/{task}/bpgrad/seed0-00000000/result.json"
+        ignored = subprocess.run(
+            ["git", "check-ignore", "--quiet", "--no-index", record], cwd=ROOT, check=False
+        )
+        if ignored.returncode == 128:
+            pytest.skip("not a git checkout")
+        assert ignored.returncode == 0, record
+    assert load(["task=mnist", "scale=reduced"]).results_root == "results/runs"
+
+
+def test_bpgrad_s_multiplier_is_set_like_any_other_key(tmp_path: Path) -> None:
+    assert solver_spec(load(["solver.lr=0.5"])).arguments["lr"] == 0.5
 
 
 def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path: Path) -> None:
@@ -156,8 +271,11 @@ def test_help_lists_groups_and_common_keys(tmp_path: Path) -> None:
         "solver: adadelta,",
         "solver.lipschitz",
         "seed=0",
+        "--cfg job",
     ):
         assert words in shown
+    assert "Hydra" not in shown.replace("all of Hydra's: --hydra-help", "")
+    assert len(shown.splitlines()) < 50
 
 
 def test_wrong_options_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
