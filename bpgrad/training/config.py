@@ -21,9 +21,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bpgrad.errors import ConfigError
-from bpgrad.training import composition
+from bpgrad.training import composition, slurm
 from bpgrad.training.signatures import check_arguments, import_object, unknown
-from bpgrad.training.slurm import default_gpus
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
@@ -110,7 +109,8 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("paper", _paper_setting, replace=True)
     OmegaConf.register_new_resolver("scratch_dir", _scratch_dir, replace=True)
-    OmegaConf.register_new_resolver("slurm_gpus", default_gpus, replace=True)
+    OmegaConf.register_new_resolver("slurm_gpus", slurm.default_gpus, replace=True)
+    OmegaConf.register_new_resolver("slurm_path", slurm.export_path, replace=True)
 
 
 @cache

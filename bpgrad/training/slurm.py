@@ -2,9 +2,13 @@
 
 import os
 import re
+import shlex
 import subprocess
+from pathlib import Path
 
 from bpgrad.errors import BPGradError, ConfigError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 # What sbatch complains about, in its words, and the key that asks for it.
 KEYS = {
@@ -43,6 +47,11 @@ def default_gpus() -> int | None:
     return 1 if re.search(r"\bgpu\b", shown) else None
 
 
+def export_path() -> str:
+    """The shell command that lets a job import the suite, whatever folder it was submitted from."""
+    return f"export PYTHONPATH={shlex.quote(str(CHECKOUT))}:$PYTHONPATH"
+
+
 def explained(error: RuntimeError) -> BPGradError | None:
     """What submitit raises where a job cannot be submitted or has failed, as one line; or None."""
     text = str(error)
@@ -56,7 +65,7 @@ def explained(error: RuntimeError) -> BPGradError | None:
         keys = [key for pattern, key in KEYS.items() if re.search(pattern, words, re.IGNORECASE)]
         mend = f"; set hydra.launcher.{keys[0]}" if keys else "; see configs/launcher/slurm.yaml"
         return ConfigError(f"launcher=slurm: sbatch refuses the job: {words}{mend}")
-    if type(error).__module__.startswith("submitit") and lines:
-        first = lines[0].partition(" failed")[0]
-        return BPGradError(f"launcher=slurm: {first} failed: {lines[-1]}")
+    if failed := re.match(r"(Job .*?) failed .*?\n([^\n]+)\n+-+\n.*?(/\S+\.err)", text, re.DOTALL):
+        job, last, log = failed.groups()
+        return BPGradError(f"launcher=slurm: {job} failed: {last} (log: {log})")
     return None

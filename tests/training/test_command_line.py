@@ -1,6 +1,5 @@
 """python run.py as a user types it: messages, exit codes, and what is left behind."""
 
-import json
 import math
 import os
 import shlex
@@ -163,8 +162,8 @@ def test_a_sweeper_is_told_the_metric_that_tables_show(
     told: list[float] = []
     sweep = BasicSweeper.sweep
 
-    def listening(*given: Any) -> Any:
-        returned = sweep(*given)
+    def listening(*given: Any, **options: Any) -> Any:
+        returned = sweep(*given, **options)
         told.extend(job.return_value for batch in returned for job in batch)
         return returned
 
