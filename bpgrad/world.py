@@ -55,7 +55,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         raise ConfigError("device=cuda: no CUDA device is visible to torch; use device=cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", local_rank)
+    # The remainder, for where each process is shown a GPU of its own.
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
 @contextmanager

@@ -383,6 +383,43 @@ for script in sys.argv[1:]:
     assert ran.returncode == 0, ran.stderr
 
 
+def test_the_experiments_are_found_from_any_folder(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "experiments", "list"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    named = {line.split()[0] for line in ran.stdout.splitlines()}
+    assert named == {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_data_set_ends_the_benchmark_before_it_starts_a_process(tmp_path: Path) -> None:
+    from bpgrad.errors import DataError
+    from scripts.bench_loop import bench
+
+    with pytest.raises(DataError, match="mnist"):
+        bench("mnist", 1, 1, [f"data_root={tmp_path}", "threads=1"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("figur7", "error: unknown figur7: did you mean figure7? choices: list, "),
+        ("reprot", "error: unknown reprot: did you mean report? "),
+    ],
+)
+def test_a_mistyped_experiment_is_one_line(typed: str, line: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "experiments", typed],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(line)
+    assert ran.stderr.count("\n") == 1
+
+
 def test_the_main_path_can_be_read_in_one_sitting() -> None:
     path = ("run.py", "bpgrad/training/trainer.py", "bpgrad/tasks/classification.py")
     lines = {p: len((ROOT / p).read_text().splitlines()) for p in (*path, "bpgrad/optim/bpgrad.py")}

@@ -12,7 +12,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 # What sbatch complains about, in its words, and the key that asks for it.
 KEYS = {
-    r"gres|gpu|generic resource": "gpus_per_node (null: no GPU)",
+    r"gres|gpus?\b|generic resource": "gpus_per_node (null: no GPU)",
     r"memory": "mem_gb",
     r"cpu|node configuration": "cpus_per_task, tasks_per_node or nodes",
     r"time limit": "timeout_min",
