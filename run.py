@@ -1,10 +1,10 @@
 """Train one solver on one task: python run.py task=cifar10 solver=bpgrad (see --help)."""
 
-import sys
-
 from bpgrad.suite import exit_without
+from bpgrad.training.startup import begin
 
 if __name__ == "__main__":
+    begin()
     exit_without("run.py", "hydra", "rich", "yaml")
 
 import hydra
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from bpgrad.errors import BPGradError
 from bpgrad.training import slurm
-from bpgrad.training.cli import run_command
+from bpgrad.training.cli import run_command, tell
 from bpgrad.training.config import CONFIG_DIR, parse, register
 from bpgrad.training.sweep import shown_value, what_is_left, worst_value
 
@@ -39,7 +39,7 @@ def main(composed: DictConfig) -> float:
         if on_slurm and sweep:
             raise  # a job of its own has to fail
         if sweep:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            tell(str(error))
         failures.append(error)  # raised past Hydra it would be reported twice; a sweep goes on
     return value
 

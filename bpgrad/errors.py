@@ -29,6 +29,14 @@ class RecordError(BPGradError):
     """A run directory cannot be written or is in use by another process."""
 
 
+class DamagedRecordError(RecordError):
+    """A file of a run's record is not what was written: cut, changed, of another kind."""
+
+
+class PeerLost(BPGradError):
+    """Another process of a run that several train together has ended."""
+
+
 class Diverged(BPGradError):
     """The training objective became NaN or infinite."""
 

@@ -1,14 +1,17 @@
 """The processes that train one model together; one process is the ordinary case."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from bpgrad.errors import ConfigError
+from bpgrad.errors import BPGradError, ConfigError, PeerLost
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,24 @@ class World:
             return flag
         return bool(self.sum_(torch.tensor(float(flag), device=self.device)).item())
 
+    def from_main(self, call: Callable[[], T]) -> T:
+        """What `call`, made in the first process only, returns; in every process.
+
+        So is the BPGradError that it raises.
+        """
+        if self.size == 1:
+            return call()
+        found: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                found[0] = call()
+            except BPGradError as error:
+                found[1] = error
+        dist.broadcast_object_list(found, device=self.device)
+        if found[1] is not None:
+            raise found[1]
+        return found[0]  # type: ignore[no-any-return]
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
@@ -61,7 +82,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
-    """Join the process group that `torchrun` describes, or be a world of one."""
+    """Join the process group that `torchrun` describes, or be a world of one.
+
+    Raises PeerLost where another process of the group has ended.
+    """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield World(choose_device(device))
         return
@@ -71,5 +95,12 @@ def join_world(device: str) -> Iterator[World]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield World(chosen, dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise PeerLost(
+            "another process of this run has ended (its own message, or torchrun's, says why); the "
+            "same command resumes"
+        ) from error
     finally:
         dist.destroy_process_group()

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpgrad.suite import exit_without
+from bpgrad.training.startup import begin
 
 if __name__ == "__main__":
+    begin()
     exit_without("experiments", "hydra", "markdown_it", "matplotlib", "pandas", "rich", "yaml")
 
 from bpgrad.training.cli import run_command

@@ -6,11 +6,14 @@ import re
 import select
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, NoReturn
 
 from bpgrad.errors import BPGradError
 from bpgrad.training.signatures import unknown
+from bpgrad.training.startup import EXIT_CODE, open_streams
 
 
 def run_command(command: Callable[[], object]) -> NoReturn:
@@ -19,6 +22,9 @@ def run_command(command: Callable[[], object]) -> NoReturn:
     With BPGRAD_DEBUG=1 in the environment errors keep their traceback.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
+    open_streams()
+    interrupts: list[int] = []
+    _on_interrupt(lambda number, _: _interrupt(interrupts, number))
     try:
         command()
         sys.stdout.flush()
@@ -27,10 +33,12 @@ def run_command(command: Callable[[], object]) -> NoReturn:
             raise
         sys.exit(128 + signal.SIGPIPE)  # its reader, as head(1), has enough
     except _told_in_a_line() as error:
-        if os.environ.get("BPGRAD_DEBUG") == "1":
+        _end(error, EXIT_CODE if isinstance(error, KeyboardInterrupt) else 2)
+    except Exception as error:
+        if not interrupts:
             raise
-        code = 130 if isinstance(error, KeyboardInterrupt) else 2
-        fail(one_line(error), getattr(error, "exit_code", code))
+        # A Ctrl-C in the middle of an import or of a destructor comes out as anything.
+        _end(KeyboardInterrupt(), EXIT_CODE, error)
     sys.exit(0)
 
 
@@ -39,6 +47,26 @@ def _told_in_a_line() -> tuple[type[BaseException], ...]:
     from omegaconf.errors import OmegaConfBaseException
 
     return BPGradError, HydraException, OmegaConfBaseException, KeyboardInterrupt
+
+
+def _interrupt(interrupts: list[int], number: int) -> None:
+    interrupts.append(number)
+    sys.unraisablehook = lambda _: None  # where it cannot be raised, the next one will
+    raise KeyboardInterrupt
+
+
+def _on_interrupt(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    """Handle Ctrl-C from here on, unless this process was told to ignore it."""
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _end(error: BaseException, code: int, cause: BaseException | None = None) -> NoReturn:
+    if os.environ.get("BPGRAD_DEBUG") == "1":
+        raise cause or error
+    _on_interrupt(signal.SIG_IGN)  # it has been heard; a further one would say so again
+    fail(one_line(error), getattr(error, "exit_code", code))
 
 
 def _stdout_is_closed() -> bool:
@@ -51,9 +79,15 @@ def _stdout_is_closed() -> bool:
     return True
 
 
+def tell(message: str) -> None:
+    """Print an error as one line on stderr; of the processes of a torchrun, the first here does."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr, flush=True)
+
+
 def fail(message: str, code: int = 2) -> NoReturn:
     """Print one line on stderr and exit."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    tell(message)
     sys.exit(code)
 
 

@@ -1,73 +1,161 @@
-"""What a run has measured so far, as it travels in checkpoints and goes into the record."""
+"""What a run has measured so far: in memory the last epoch, on disk a row more with every epoch.
 
-from collections.abc import Mapping, Sequence
+A checkpoint carries the last row and a chained sha256 of all before it, so that neither it nor an
+epoch's writing grows with the run. What a resume finds on disk has to have these hashes; what was
+recorded after the checkpoint is cut.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
+from bpgrad.errors import DamagedRecordError
+from bpgrad.records.files import write_array
 from bpgrad.records.run_record import Row, RunRecord
 
 FULL_EPOCHS = 4  # Figures 4 to 6 show the first four epochs, iteration by iteration
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+FILES = ("metrics.csv", "consumed.csv", "timing.csv")
+SERIES = "series"  # the per-iteration series, a file an epoch
 
 
 @dataclass
 class History:
-    """Rows by epoch, and the per-iteration series: whole at first, quantiles throughout."""
+    """The rows of the epochs done, and the per-iteration series of each beside the checkpoints.
+
+    `last` has the last epoch's row of each file, `digests` the chained sha256 of all rows; that of
+    timing.csv stays empty, because a row there is known only when the others have been written.
+    """
 
     columns: tuple[str, ...]
-    metrics: list[Row] = field(default_factory=list)
-    timing: list[Row] = field(default_factory=list)
-    first_epochs: list[np.ndarray] = field(default_factory=list)
-    quantiles: list[np.ndarray] = field(default_factory=list)
-    consumed: list[str] = field(default_factory=list)
+    epochs: int = 0
+    train_seconds: float = 0.0
+    last: dict[str, Row] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> Row:
+        """The last epoch's row of metrics.csv; empty before the first."""
+        return self.last.get("metrics.csv", {})
 
     def add(self, series: np.ndarray, metrics: Row, timing: Row, consumed: str) -> None:
-        """Append an epoch; `series` is iterations × columns, float32, `consumed` a sha256."""
-        self.metrics.append(metrics)
-        self.timing.append(timing)
-        self.consumed.append(consumed)
-        if len(self.first_epochs) < FULL_EPOCHS:
-            self.first_epochs.append(series)
-        self.quantiles.append(np.quantile(series, QUANTILES, axis=0).astype(np.float32))
+        """Take up an epoch; `series` is iterations × columns, float32, `consumed` a sha256."""
+        self.epochs += 1
+        self.train_seconds += timing["train_seconds"]
+        used: dict[str, Any] = {"epoch": self.epochs, "sha256": consumed}
+        self.last = {"metrics.csv": metrics, "consumed.csv": used, "timing.csv": timing}
+        for file in ("metrics.csv", "consumed.csv"):
+            self.digests[file] = _chained(self.digests.get(file, ""), _canonical(self.last[file]))
+        self.digests[SERIES] = _chained(self.digests.get(SERIES, ""), series.tobytes())
 
-    def write(self, record: RunRecord) -> None:
-        """Bring the record's files up to the last epoch."""
-        record.write_rows("metrics.csv", self.metrics)
-        record.write_rows("timing.csv", self.timing)
-        record.write_consumed(self.consumed)
+    def write_series(self, record: RunRecord, series: np.ndarray) -> None:
+        """Write the last epoch's series; before the checkpoint, which does not carry it."""
+        write_array(_path(record, self.epochs), series)
+
+    def write_rows(self, record: RunRecord) -> None:
+        """Append the last epoch's rows; after the checkpoint, which brings them back if lost."""
+        for file in FILES:
+            record.append_row(file, self.last[file])
+        if self.epochs <= FULL_EPOCHS or self.epochs.bit_count() == 1:  # seldom: it takes them all
+            self.write_steps(record)
+
+    def write_steps(self, record: RunRecord) -> None:
+        """Bring steps.npz up to the last epoch.
+
+        Raises RecordError if a series is not the one that the run has measured.
+        """
+        if not self.epochs:
+            return
+        first, quantiles = [], []
+        for series in self._series(record):
+            if len(first) < FULL_EPOCHS:
+                first.append(series)
+            quantiles.append(np.quantile(series, QUANTILES, axis=0).astype(np.float32))
         record.write_steps(
             {
                 "columns": np.array(self.columns),
                 "quantile_levels": np.array(QUANTILES),
-                "quantiles": np.stack(self.quantiles),
-                **{f"epoch{k}": series for k, series in enumerate(self.first_epochs, 1)},
+                "quantiles": np.stack(quantiles),
+                **{f"epoch{k}": series for k, series in enumerate(first, 1)},
             }
         )
 
+    def bring_back(self, record: RunRecord) -> None:
+        """Bring the record's files to where the checkpoint was saved.
+
+        Raises RecordError if they do not hold what had been recorded then.
+        """
+        for file in FILES:
+            kept = record.recorded(file)[: self.epochs]
+            rows: list[Mapping[str, object]] = list(kept)
+            if self.epochs and len(rows) == self.epochs - 1:  # killed before the row was appended
+                rows.append(self.last[file])
+            digest = ""
+            for row in rows:
+                digest = _chained(digest, _canonical(row))
+            if len(rows) != self.epochs or digest != self.digests.get(file, digest):
+                raise _lost(record.directory / file)
+            record.cut_rows(file, len(kept))
+            if len(rows) > len(kept):
+                record.append_row(file, rows[-1])
+        if self.epochs:
+            self.write_steps(record)
+        else:
+            (record.directory / "steps.npz").unlink(missing_ok=True)
+
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and primitives for a checkpoint."""
+        """Primitives for a checkpoint, as many after the last epoch as after the first."""
         return {
-            "metrics": self.metrics,
-            "timing": self.timing,
-            "consumed": self.consumed,
-            "first_epochs": [torch.from_numpy(series) for series in self.first_epochs],
-            "quantiles": [torch.from_numpy(values) for values in self.quantiles],
+            "epochs": self.epochs,
+            "train_seconds": self.train_seconds,
+            "last": {file: dict(row) for file, row in self.last.items()},
+            "digests": dict(self.digests),
         }
 
-    @classmethod
-    def from_state_dict(cls, columns: Sequence[str], state: Mapping[str, Any]) -> Self:
-        """The history that `state_dict` described."""
-        return cls(
-            tuple(columns),
-            list(state["metrics"]),
-            list(state["timing"]),
-            [series.numpy() for series in state["first_epochs"]],
-            [values.numpy() for values in state["quantiles"]],
-            list(state["consumed"]),
-        )
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the history that `state_dict` described."""
+        self.epochs, self.train_seconds = state["epochs"], state["train_seconds"]
+        self.last, self.digests = dict(state["last"]), dict(state["digests"])
+
+    def _series(self, record: RunRecord) -> Iterator[np.ndarray]:
+        """The series of every epoch, checked when the last has been read."""
+        digest = ""
+        for epoch in range(1, self.epochs + 1):
+            path = _path(record, epoch)
+            try:
+                series = np.load(path)
+                if series.shape[1:] != (len(self.columns),) or series.dtype != np.float32:
+                    raise ValueError(f"{series.shape} {series.dtype}")
+            except (OSError, ValueError, EOFError) as error:
+                raise _lost(path) from error
+            digest = _chained(digest, series.tobytes())
+            yield series
+        if digest != self.digests[SERIES]:
+            raise _lost(_path(record, 1).parent)
+
+
+def _path(record: RunRecord, epoch: int) -> Path:
+    return record.checkpoints / "steps" / f"epoch{epoch:04d}.npy"
+
+
+def _lost(path: Path) -> DamagedRecordError:
+    return DamagedRecordError(
+        f"{path} does not hold what had been recorded when the checkpoint was saved; restore it, or "
+        "make the run again with rerun=true"
+    )
+
+
+def _canonical(row: Mapping[str, object]) -> bytes:
+    """A row as it stands in a file, whatever the order of its columns."""
+    return repr(sorted((key, str(value)) for key, value in row.items())).encode()
+
+
+def _chained(digest: str, content: bytes) -> str:
+    return hashlib.sha256(digest.encode() + content).hexdigest()
 
 
 def epoch_means(series: np.ndarray, sizes: Sequence[int], names: Sequence[str]) -> Row:

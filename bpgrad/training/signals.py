@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run where it can be resumed."""
+"""Ctrl-C, SIGTERM and what schedulers send before the end of a job end a run where it resumes."""
 
 import signal
 import threading
@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from bpgrad.errors import Interrupted
 
-CAUGHT = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP comes from a dropped ssh, SIGUSR1 and SIGUSR2 from Slurm's --signal and submitit.
+CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class SignalGuard:
@@ -17,17 +18,23 @@ class SignalGuard:
 
     The loop polls `received` between iterations, where the weights are whole; evaluation, data
     preparation and writing can be cut anywhere, because nothing half-done of theirs is kept. A
-    second Ctrl-C raises at once. Outside the main thread signals are left alone.
+    second Ctrl-C raises at once; after that all are passed over, until the run has ended. On leaving
+    with Interrupted the handler that was there before is called too, as submitit's, which puts the
+    job into the queue again. A SIGHUP that nohup ignores stays ignored. Outside the main thread
+    signals are left alone.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.deferred = False
+        self._raised = False
         self._previous: dict[signal.Signals, Callable[..., Any] | int | None] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {s: signal.signal(s, self._handle) for s in CAUGHT}
+            for caught in CAUGHT:
+                if caught != signal.SIGHUP or signal.getsignal(caught) != signal.SIG_IGN:
+                    self._previous[caught] = signal.signal(caught, self._handle)
         return self
 
     def __exit__(
@@ -38,12 +45,19 @@ class SignalGuard:
     ) -> None:
         for caught, handler in self._previous.items():
             signal.signal(caught, handler)
+        if self.received and isinstance(error, Interrupted):
+            before = self._previous[self.received]
+            if callable(before) and self.received != signal.SIGINT:
+                before(int(self.received), None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again = self.received is not None
-        self.received = signal.Signals(number)
+        if self._raised:
+            return
+        again = number == signal.SIGINT == self.received
+        self.received = self.received or signal.Signals(number)
         if again or not self.deferred:
-            raise Interrupted(number)
+            self._raised = True
+            raise Interrupted(self.received)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

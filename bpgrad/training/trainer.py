@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from bpgrad.errors import Diverged, Interrupted
-from bpgrad.records.files import write_atomically
+from bpgrad.errors import CheckpointError, DamagedRecordError, Diverged, Interrupted
 from bpgrad.records.provenance import describe_start, tensors_sha256
 from bpgrad.records.run_record import Row, RunRecord
 from bpgrad.tasks.task import Batch, Context, Task
@@ -53,19 +52,30 @@ def train(cfg: Config) -> dict[str, Any]:
     """
     with SignalGuard() as guard, join_world(cfg.device) as world:
         record = RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
-        if world.is_main:
-            record.lock()
-        world.barrier()
+        finished = world.from_main(lambda: record.begin(rerun=cfg.rerun))
         try:
-            finished = None if cfg.rerun else record.result()
             if finished is not None:
                 if world.is_main:
                     say(f"{record.directory}: finished already (rerun=true repeats it)")
                 return finished
-            return _Run(cfg, world, guard, record).to_the_end()
+            return _start(cfg, world, guard, record.rerun if cfg.rerun else record).to_the_end()
         finally:
             if world.is_main:
                 record.unlock()
+
+
+def _start(cfg: Config, world: World, guard: SignalGuard, record: RunRecord) -> "_Run":
+    """A run where it was left; a rerun that cannot be gone on with is begun again."""
+    try:
+        return _Run(cfg, world, guard, record)
+    except (CheckpointError, DamagedRecordError) as error:
+        if record.replaces is None:
+            raise
+        if world.is_main:
+            say(f"the rerun begins again: {error}")
+            record.discard()
+        world.barrier()
+        return _Run(cfg, world, guard, record)
 
 
 @dataclass
@@ -85,11 +95,12 @@ class _Run:
         self.cfg, self.world, self.guard, self.record = cfg, world, guard, record
         self.spec: SolverSpec = solver_spec(cfg)
         self.checkpoint = record.checkpoints / CHECKPOINT
-        saved = None if cfg.rerun else checkpoint.load(self.checkpoint, record.name)
-        if not cfg.rerun and (diverged := record.meta().get("diverged")):
+        if diverged := record.meta().get("diverged"):
+            world.from_main(record.complete)
             raise Diverged(
                 _divergence(record, **diverged) + "; recorded earlier, rerun=true repeats"
             )
+        saved = checkpoint.load(self.checkpoint, record.name)
         configure_torch(cfg, world.device)
 
         self.task: Task = task_class(cfg)(
@@ -132,11 +143,7 @@ class _Run:
         self.parallel: nn.Module = (
             DistributedDataParallel(self.model) if world.size > 1 else self.model
         )
-        if world.is_main:
-            if cfg.rerun:  # only now: a run that cannot start loses nothing recorded
-                self.checkpoint.unlink(missing_ok=True)
-                record.clear()
-            self._record_start(initial_weights, order)
+        world.from_main(lambda: self._record_start(initial_weights, order))
 
     def to_the_end(self) -> dict[str, Any]:
         """Do the epochs that are left, then write the result."""
@@ -157,7 +164,7 @@ class _Run:
             return result
         finally:
             if mirror is not None:
-                mirror.finish(self.history.metrics[-1] if self.history.metrics else {}, exit_code)
+                mirror.finish(self.history.metrics, exit_code)
 
     def _epoch(self, bar: ProgressBar) -> Row:
         """Train from the current position to the end of the epoch, evaluate, record."""
@@ -227,18 +234,17 @@ class _Run:
             "train_seconds": round(self.at.train_seconds, 3),
             "eval_seconds": round(eval_seconds, 3),
             "fixed_seconds": round(fixed_seconds, 3),
-            "log_seconds": 0.0,  # known once this row has been written; the next write has it
+            "log_seconds": 0.0,  # known when the rows are written
             "images_per_second": round(sum(self.sizes) / self.at.train_seconds, 1),
         }
         self.history.add(series, metrics, timing, self.at.consumed)
         self.at = _Position(epoch + 1)
         self.series.fill_(torch.nan)
         if self.world.is_main:
-            self._save_series(epoch, series)  # before the checkpoint, which does not carry it
-        self._save()
-        if self.world.is_main:
-            self.history.write(self.record)
-        timing["log_seconds"] = round(time.perf_counter() - clock, 3)
+            self.history.write_series(self.record, series)
+            self._save()
+            timing["log_seconds"] = round(time.perf_counter() - clock, 3)  # but for the rows'
+            self.history.write_rows(self.record)
         bar.say(epoch_line(self.task.metrics, self.cfg.epochs, metrics, timing, bar.eta()))
         if self._stop_requested():
             self._stop(save=False)
@@ -267,19 +273,23 @@ class _Run:
         return torch.stack([values[name].detach().float() for name in self.task.train_metrics])
 
     def _finish(self) -> dict[str, Any]:
-        last = self.history.metrics[-1]
+        last = self.history.metrics
         result = {
             "run": self.record.name,
             "epochs": self.cfg.epochs,
             **{key: value for key, value in last.items() if key not in ("epoch", "lr")},
-            "train_seconds": round(sum(row["train_seconds"] for row in self.history.timing), 1),
+            "train_seconds": round(self.history.train_seconds, 1),
             "weights_sha256": tensors_sha256(self.model.state_dict()),
         }
         if self.world.is_main:
-            self.history.write(self.record)
+            self.history.write_steps(self.record)
             for name, picture in self.task.pictures(self.model).items():
                 self.record.write_picture(name, picture)
-            self.record.write_result(result)
+            result = self.record.write_result(result)
+            self.record = self.record.complete()
+        for name, value in result.items():
+            if value is None:
+                self._say(f"warning: the run has finished, but {name} is not finite")
         for name, meaning in SOLVER_COUNTERS.items():
             if last.get(name, 0):
                 self._say(f"warning: {last[name]:.0f} of {last['iterations']} steps {meaning}")
@@ -291,6 +301,7 @@ class _Run:
     def _record_start(self, initial_weights: str, order: Tensor) -> None:
         description = describe(self.cfg)
         self.record.check_config(description)
+        self.history.bring_back(self.record)
         self.record.write_config(description)
         meta = self.record.meta()
         start = describe_start(
@@ -305,10 +316,6 @@ class _Run:
         meta["preprocessed_sha256"] = tensors_sha256(self.task.preprocessed())
         meta["starts"] = [*meta.get("starts", []), start]
         self.record.write_meta(meta)
-
-    def _save_series(self, epoch: int, series: np.ndarray) -> None:
-        path = self.record.checkpoints / "steps" / f"epoch{epoch:04d}.npy"
-        write_atomically(path, lambda file: np.save(file, series))
 
     def _open_mirror(self) -> Any:
         if self.cfg.wandb.mode == "disabled" or not self.world.is_main:
@@ -327,16 +334,16 @@ class _Run:
             directory=self.record.checkpoints,
             past_rows=[
                 metrics | timing
-                for metrics, timing in zip(self.history.metrics, self.history.timing, strict=True)
+                for metrics, timing in zip(
+                    self.record.rows(), self.record.rows("timing.csv"), strict=True
+                )
             ],
         )
 
     # -- stopping and resuming -------------------------------------------------------------------
 
-    def _save(self) -> None:
-        if not self.world.is_main:
-            return
-        state = {
+    def _state(self) -> dict[str, Any]:
+        return {
             "position": vars(self.at).copy(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -346,15 +353,22 @@ class _Run:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         }
-        checkpoint.save(self.checkpoint, self.record.name, state)
+
+    def _save(self) -> None:
+        if self.world.is_main:
+            checkpoint.save(self.checkpoint, self.record.name, self._state())
 
     def _restore(self, state: dict[str, Any]) -> None:
+        checkpoint.check(self.checkpoint, state, self._state(), self.cfg.epochs)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.history.load_state_dict(state["history"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise checkpoint.misfit(self.checkpoint, error) from error
         self.at = _Position(**state["position"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.feedback.sums.copy_(state["feedback"])
         self.series.copy_(state["series"])
-        self.history = History.from_state_dict(self.columns, state["history"])
         torch.set_rng_state(state["rng"])
         if torch.cuda.is_initialized() and state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
@@ -369,6 +383,8 @@ class _Run:
     def _stop(self, *, save: bool = True) -> None:
         if save:
             self._save()
+        if self.world.is_main:
+            self.history.write_steps(self.record)
         number = self.guard.received or 15  # another process was told
         where = f"epoch {self.at.epoch}, iteration {self.at.iteration}"
         raise Interrupted(
@@ -383,6 +399,7 @@ class _Run:
         where = {"epoch": self.at.epoch, "iteration": int(bad[0]) + 1}
         if self.world.is_main:
             self.record.write_meta(self.record.meta() | {"diverged": where})
+            self.record = self.record.complete()
         raise Diverged(_divergence(self.record, **where))
 
     def _say(self, line: str) -> None:
