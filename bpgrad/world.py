@@ -59,7 +59,7 @@ class World:
         dist.broadcast_object_list(found, device=self.device)
         if found[1] is not None:
             raise found[1]
-        return found[0]  # type: ignore[no-any-return]
+        return found[0]
 
     def barrier(self) -> None:
         """Wait for all processes."""

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from torch import Tensor
 
 CODE = ("bpgrad", "configs", "experiments", "scripts", "run.py", "requirements.lock")
 ROOT = Path(__file__).resolve().parents[2]
+COMMIT_VARIABLE = "BPGRAD_GIT_SHA"  # where there is no git: in a container, of a copied tree
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -45,8 +47,7 @@ def describe_environment(*, device: torch.device, world_size: int) -> dict[str, 
     """Commit, versions and machine of this process."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
-        "git_sha": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *CODE)),
+        **describe_code(),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "torchvision", "numpy", "hydra-core")},
@@ -64,6 +65,33 @@ def describe_environment(*, device: torch.device, world_size: int) -> dict[str, 
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "mkldnn": torch.backends.mkldnn.is_available(),
     }
+
+
+def describe_code() -> dict[str, Any]:
+    """The commit, and whether the code has changes beside it; None where that is not known.
+
+    It is known in a checkout of the suite itself, not in a copy inside another repository. There
+    an archive's .git_archival.txt names the commit, or BPGRAD_GIT_SHA in the environment does.
+    """
+    top = _git("rev-parse", "--show-toplevel")
+    if top is not None and Path(top).resolve() == ROOT:
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE)
+        return {
+            "git_sha": _git("rev-parse", "HEAD"),
+            "git_dirty": None if changes is None else bool(changes),
+        }
+    told = os.environ.get(COMMIT_VARIABLE) or _archived()
+    return {"git_sha": told, "git_dirty": None}
+
+
+def _archived() -> str | None:
+    """The commit that `git archive` has written into .git_archival.txt."""
+    try:
+        text = (ROOT / ".git_archival.txt").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    found = re.search(r"^node: ([0-9a-f]{40,64})$", text, flags=re.MULTILINE)
+    return found[1] if found else None
 
 
 def _now() -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Reading a run's record: every file is checked before anything in it is believed.
 
 Whatever is wrong with a file (of another kind, cut, not UTF-8, a key or column missing, a value of
-another type or out of range, at odds with another file) is a DamagedRecordError of one line that names it.
-A finished run's result.json holds the sha256 of every file, its own included, so that no changed
-byte passes; older records lack them, and there the other checks have to do.
+another type or out of range, at odds with another file) is a DamagedRecordError of one line that
+names it. A finished run's result.json holds the sha256 of every file, its own included, so that no
+changed byte passes; older records lack them, and there the other checks have to do.
 """
 
 import csv
@@ -62,7 +62,10 @@ def read(directory: Path) -> Content:
         consumed=read_consumed(directory),
         result=result,
     )
-    for file, needed in (("config.yaml", content.config), ("meta.json", content.meta.get("starts"))):
+    for file, needed in (
+        ("config.yaml", content.config),
+        ("meta.json", content.meta.get("starts")),
+    ):
         with checked(directory / file):
             require(needed or not content.metrics, "missing, or it says nothing of the run's start")
     with checked(directory / "metrics.csv"):
@@ -72,7 +75,9 @@ def read(directory: Path) -> Content:
         if file == "timing.csv" or rows:  # a kill may have come between the files
             with checked(directory / file):
                 behind = len(content.metrics) - len(rows)
-                require(behind in (0, 1), f"{len(rows)} rows, metrics.csv has {len(content.metrics)}")
+                require(
+                    behind in (0, 1), f"{len(rows)} rows, metrics.csv has {len(content.metrics)}"
+                )
     if result is not None:
         _compare(directory, content, result)
     return content
@@ -203,7 +208,8 @@ def read_texts(path: Path) -> list[dict[str, str]]:
 
 def read_steps(directory: Path) -> dict[str, np.ndarray]:
     """The arrays of steps.npz: columns (their names), quantile_levels (Q), quantiles (epochs, Q,
-    columns) and epoch1, epoch2, … (iterations, columns); raises DamagedRecordError if it is missing."""
+    columns) and epoch1, epoch2, … (iterations, columns). Raises DamagedRecordError.
+    """
     path = directory / "steps.npz"
     with checked(path):
         with np.load(path) as file:

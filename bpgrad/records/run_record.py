@@ -12,9 +12,9 @@
     result.json    final metrics (null: not finite) and the sha256 of every file; written last, only
                    on success
 
-Checkpoints and the full series lie elsewhere, under the same relative path. Beside the runs' folders
-both roots have .locks, for as long as a process is at a run, and .rerun, where a run that is done
-again is recorded until it is complete and takes the old one's place.
+Checkpoints and the full series lie elsewhere, under the same relative path. Both roots have .locks,
+with a file for each process at a run, and .rerun, where a run that is done again is recorded until
+it is complete and takes the old one's place.
 """
 
 import csv
@@ -132,8 +132,7 @@ class RunRecord:
             return self
         with told_as_one_line(self.replaces.directory):
             _put_in_place(self.directory, self.replaces.directory, self.replaces.roots[0])
-            if self.directory != self.checkpoints:
-                _put_in_place(self.checkpoints, self.replaces.checkpoints, self.replaces.roots[1])
+            _put_in_place(self.checkpoints, self.replaces.checkpoints, self.replaces.roots[1])
         return self.replaces
 
     def discard(self) -> None:
@@ -286,7 +285,9 @@ class RunRecord:
 
 
 def _put_in_place(new: Path, here: Path, root: Path) -> None:
-    """Move a folder to where another is, which is removed."""
+    """Move a folder, if it is there, to where another is, which is removed."""
+    if not new.exists():
+        return
     old = root / OLD / here.relative_to(root)
     _remove(old, root / OLD)
     old.parent.mkdir(parents=True, exist_ok=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from bpgrad.errors import RecordError
+from bpgrad.records.reading import read_steps
 from bpgrad.records.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -36,17 +36,27 @@ class Run:
     meta: Mapping[str, Any]
     rows: pd.DataFrame
     consumed: tuple[str, ...] = ()  # a sha256 an epoch; none in older records
+    not_finite: tuple[str, ...] = ()  # of a finished run, what its last row has no number of
+    damage: str = ""  # why nothing can be read of the record
 
     @property
     def state(self) -> str:
         """How far the run has come, in words."""
+        if self.damage:
+            return f"damaged: {self.damage}"
         if self.finished:
-            return "finished"
+            missing = f", not finite: {', '.join(self.not_finite)}" if self.not_finite else ""
+            return f"finished{missing}"
         if diverged := self.meta.get("diverged"):
             return f"diverged at epoch {diverged['epoch']}, iteration {diverged['iteration']}"
         if self.config:
             return f"{len(self.rows)} of {self.config['epochs']} epochs done"
         return "not run"
+
+    @property
+    def changed_code(self) -> bool:
+        """Whether any part of the run was done by code with changes that were not committed."""
+        return any(start.get("git_dirty") for start in self.meta["starts"])
 
     @property
     def machine(self) -> str:
@@ -72,10 +82,12 @@ class Run:
 
     def _series(self, column: str, read: Callable[[Any, int], np.ndarray]) -> np.ndarray:
         path = self.directory / "steps.npz"
+        if not path.exists():
+            raise RecordError(f"{path}: has no {column} an iteration, there is no such file")
+        steps = read_steps(self.directory)
         try:
-            with np.load(path) as steps:
-                values = read(steps, steps["columns"].tolist().index(column))
-        except (OSError, KeyError, ValueError) as error:
+            values = read(steps, steps["columns"].tolist().index(column))
+        except (KeyError, ValueError) as error:
             raise RecordError(f"{path}: has no {column} an iteration ({error})") from error
         return values.astype(np.float64)
 
@@ -85,35 +97,41 @@ class Run:
         return {start["machine"]["device"] for start in self.meta["starts"]}
 
 
-def _whole_epochs(steps: Any) -> np.ndarray:
+def _whole_epochs(steps: Mapping[str, np.ndarray]) -> np.ndarray:
     """The epochs of which every iteration is recorded, one after the other."""
-    names = [name for name in steps.files if name.startswith("epoch")]
+    names = [name for name in steps if name.startswith("epoch")]
     return np.concatenate([steps[f"epoch{k}"] for k in range(1, len(names) + 1)])
 
 
 def read_run(record: RunRecord, solver: str, seed: int) -> Run:
     """Read a run: finished, cut short (the rows so far) or never started (no rows).
 
-    Raises RecordError if the record contradicts itself.
+    Raises RecordError if the record is damaged.
     """
-    result, meta = record.result(), record.meta()
-    path = record.directory / "config.yaml"
-    config = yaml.safe_load(path.read_text()) if path.exists() else {}
+    found = record.read()
     # A run that was killed between writing the two files has one row more in the first.
-    pairs = zip(record.rows("metrics.csv"), record.rows("timing.csv"), strict=False)
+    pairs = zip(found.metrics, found.timing, strict=False)
     rows = pd.DataFrame([metrics | timing for metrics, timing in pairs])
-    if result is not None and len(rows) != result["epochs"]:
-        raise RecordError(
-            f"{record.directory}: result.json is of epoch {result['epochs']} but {len(rows)} are "
-            "recorded; delete the directory to run again"
-        )
-    if len(rows) and not (config and meta.get("starts")):
-        raise RecordError(
-            f"{record.directory}: config.yaml or meta.json is missing; delete the directory to "
-            "run again"
-        )
-    consumed = tuple(record.consumed())
-    return Run(solver, seed, record.directory, result is not None, config, meta, rows, consumed)
+    return Run(
+        solver,
+        seed,
+        record.directory,
+        found.result is not None,
+        found.config,
+        found.meta,
+        rows,
+        tuple(found.consumed),
+        tuple(key for key, value in (found.result or {}).items() if value is None),
+    )
+
+
+def look_at(record: RunRecord, solver: str, seed: int) -> Run:
+    """The same, where others are shown beside it: of a damaged record only what is wrong."""
+    try:
+        return read_run(record, solver, seed)
+    except RecordError as error:
+        nothing = Run(solver, seed, record.directory, False, {}, {}, pd.DataFrame())
+        return replace(nothing, damage=str(error))
 
 
 @dataclass(frozen=True)

@@ -130,14 +130,14 @@ def misfit(path: Path, why: object) -> CheckpointError:
 
 def _misfit(found: Any, like: Any, key: str) -> str | None:
     """The first key, dotted, at which two trees of tensors and primitives differ in form."""
-    kind = next((kind for kind in (Tensor, Mapping) if isinstance(like, kind)), type(like))
-    if not isinstance(found, kind):
-        return f"{key}: {type(found).__name__}, not {kind.__name__}"
     if isinstance(like, Tensor):
-        if found.shape != like.shape or found.dtype != like.dtype:
-            return f"{key}: {tuple(found.shape)} {found.dtype}"
-    elif isinstance(like, Mapping):
-        if like and found.keys() != like.keys():
+        if isinstance(found, Tensor) and (found.shape, found.dtype) == (like.shape, like.dtype):
+            return None
+        return f"{key}: not a tensor of shape {tuple(like.shape)}, {like.dtype}"
+    if not isinstance(found, Mapping if isinstance(like, Mapping) else type(like)):
+        return f"{key}: {type(found).__name__}, not {type(like).__name__}"
+    if isinstance(like, Mapping) and like:
+        if found.keys() != like.keys():
             return f"{key or 'keys'}: {', '.join(map(str, sorted(found.keys() ^ like.keys())))}"
         for name, value in like.items():
             if wrong := _misfit(found[name], value, f"{key}.{name}".strip(".")):

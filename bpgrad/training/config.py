@@ -7,6 +7,7 @@ needs no code here.
 
 import atexit
 import math
+import re
 import shutil
 import tempfile
 import typing
@@ -167,6 +168,8 @@ def parse(composed: DictConfig) -> Config:
         if value is not None and value < 1:
             raise ConfigError(f"{key}={value}: must be at least 1")
     check_seed(cfg.seed)
+    for group, options in (("task", cfg.task), ("solver", cfg.solver)):
+        check_name(f"{group}.name", options.get("name"))
     for key, least in (("checkpoint_minutes", cfg.checkpoint_minutes), ("workers", cfg.workers)):
         if least is not None and least < 0:
             raise ConfigError(f"{key}={least}: must not be negative")
@@ -179,6 +182,12 @@ def check_seed(seed: int) -> None:
     """Raise ConfigError for a seed that a 32-bit generator cannot take."""
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed}: must be from 0 to 2**32 - 1")
+
+
+def check_name(key: str, name: Any) -> None:
+    """Raise ConfigError for a name that cannot be that of a run's folder."""
+    if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w[\w.+-]*", name)):
+        raise ConfigError(f"{key}={name}: names a folder; use letters, digits and _ . + -")
 
 
 def _refuse_added_keys(composed: DictConfig) -> None:

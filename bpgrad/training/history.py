@@ -70,7 +70,8 @@ class History:
         """
         if not self.epochs:
             return
-        first, quantiles = [], []
+        first: list[np.ndarray] = []
+        quantiles = []
         for series in self._series(record):
             if len(first) < FULL_EPOCHS:
                 first.append(series)
@@ -118,6 +119,8 @@ class History:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the history that `state_dict` described."""
+        if state["epochs"] and set(state["last"]) != set(FILES):
+            raise ValueError("history: rows are missing")
         self.epochs, self.train_seconds = state["epochs"], state["train_seconds"]
         self.last, self.digests = dict(state["last"]), dict(state["digests"])
 
@@ -144,8 +147,8 @@ def _path(record: RunRecord, epoch: int) -> Path:
 
 def _lost(path: Path) -> DamagedRecordError:
     return DamagedRecordError(
-        f"{path} does not hold what had been recorded when the checkpoint was saved; restore it, or "
-        "make the run again with rerun=true"
+        f"{path} does not hold what had been recorded when the checkpoint was saved; restore it, "
+        "or make the run again with rerun=true"
     )
 
 

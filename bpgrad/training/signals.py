@@ -18,10 +18,10 @@ class SignalGuard:
 
     The loop polls `received` between iterations, where the weights are whole; evaluation, data
     preparation and writing can be cut anywhere, because nothing half-done of theirs is kept. A
-    second Ctrl-C raises at once; after that all are passed over, until the run has ended. On leaving
-    with Interrupted the handler that was there before is called too, as submitit's, which puts the
-    job into the queue again. A SIGHUP that nohup ignores stays ignored. Outside the main thread
-    signals are left alone.
+    second Ctrl-C raises at once; after that all are passed over, until the run has ended. On
+    leaving with Interrupted the handler that was there before is called too, as submitit's, which
+    puts the job into the queue again. A SIGHUP that nohup ignores stays ignored. Outside the main
+    thread signals are left alone.
     """
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ EXIT_CODE = 128 + signal.SIGINT
 
 
 def begin() -> None:
-    """Let Ctrl-C end the process in one line while the rest is imported, and open what is closed."""
+    """Let Ctrl-C end the process in one line while the rest is imported; open what is closed."""
     open_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _quit)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from bpgrad.errors import RecordError
+from bpgrad.records.reading import read_config
 from bpgrad.records.run_record import Row, RunRecord
 from experiments.engine.runner import leaves
 
@@ -45,11 +45,7 @@ class Side:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        path = self.record.directory / "config.yaml"
-        try:
-            return dict(leaves(yaml.safe_load(path.read_text(encoding="utf-8"))))
-        except (OSError, yaml.YAMLError, AttributeError) as error:
-            raise RecordError(f"{path}: cannot be read ({error}); run it again") from error
+        return dict(leaves(read_config(self.record.directory)))
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -57,14 +53,8 @@ class Side:
 
     @cached_property
     def steps(self) -> Mapping[str, np.ndarray]:
-        path = self.record.directory / "steps.npz"
-        try:
-            with np.load(path) as steps:
-                return {name: steps[name] for name in steps.files}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, EOFError) as error:
-            raise RecordError(f"{path} is damaged ({error}); rerun=true makes it again") from error
+        there = (self.record.directory / "steps.npz").exists()
+        return self.record.steps() if there else {}
 
     def series(self, epoch: int) -> dict[str, np.ndarray] | None:
         """The columns of an epoch, a value an iteration; None if they were not kept."""
@@ -103,9 +93,8 @@ def find(text: str, results: Path, checkpoints: Path) -> RunRecord:
     if (folder / "config.yaml").is_file():
         root, name = folder.parents[2], str(folder.relative_to(folder.parents[2]))
         return RunRecord(results if root == results.resolve() else root, checkpoints, name)
-    names = [
-        str(path.parent.relative_to(results)) for path in sorted(results.glob("*/*/*/config.yaml"))
-    ]
+    paths = sorted(results.glob("*/*/seed*/config.yaml"))
+    names = [str(path.parent.relative_to(results)) for path in paths]
     wanted = text.strip("/")
     found = [name for name in names if name == wanted] or [
         name for name in names if wanted and _begins(name, wanted)

@@ -266,8 +266,8 @@ def _describe(run: RunValue) -> Iterator[str]:
     yield f"    value     {run.value!r} ({run.epochs} epochs)"
     yield f"    config    {run.directory / 'config.yaml'}"
     for start in meta.get("starts", []):
-        state = "uncommitted changes" if start["git_dirty"] else "clean"
-        commit = f"{start['git_sha']} ({state})" if start["git_sha"] else "not in a checkout"
+        state = {True: " (uncommitted changes)", False: " (clean)"}.get(start["git_dirty"], "")
+        commit = f"{start['git_sha']}{state}" if start["git_sha"] else "not known"
         where = f"from epoch {start['epoch']}" + (
             f", iteration {start['iteration']}" if start["iteration"] else ""
         )

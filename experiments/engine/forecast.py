@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from bpgrad.records.run_record import RunRecord
-from bpgrad.reporting.runs import Run, read_run
+from bpgrad.reporting.runs import Run, look_at
 from bpgrad.training.config import Config
 from bpgrad.training.identity import run_name
 from bpgrad.training.trainer import CHECKPOINT
@@ -37,7 +37,7 @@ class Step:
 
     run: PlannedRun
     name: str
-    state: str  # finished, resume, new or diverged
+    state: str  # finished, resume, new, diverged or damaged
     remark: str
     seconds: float | None
     rates: tuple[Rate, ...] = ()
@@ -48,8 +48,6 @@ def forecast(runs: Sequence[tuple[PlannedRun, Config]]) -> list[Step]:
 
     The rate is the median of the records of the same task and solver, or if there are none of the
     same task; if any, those made on the type of device that the run would take.
-
-    Raises RecordError for a damaged record.
     """
     rates: dict[tuple[Path, str], list[Rate]] = {}
     seen: set[str] = set()
@@ -57,7 +55,7 @@ def forecast(runs: Sequence[tuple[PlannedRun, Config]]) -> list[Step]:
     for run, cfg in runs:
         name, root = run_name(cfg), Path(cfg.results_root)
         record = RunRecord(root, Path(cfg.checkpoint_root), name)
-        state, remark, epochs = _left(cfg, record, read_run(record, run.solver, run.seed))
+        state, remark, epochs = _left(cfg, record, look_at(record, run.solver, run.seed))
         if name in seen:
             state, remark, epochs = "finished", "the same run as one above", 0
         seen.add(name)
@@ -113,6 +111,8 @@ def _left(cfg: Config, record: RunRecord, run: Run) -> tuple[str, str, int]:
     """State, remark, and the epochs to do."""
     if cfg.rerun:
         return "new", "done again" if run.finished else "", cfg.epochs
+    if run.damage:
+        return "damaged", run.damage, 0
     if run.finished:
         return "finished", "", 0
     if run.state.startswith("diverged"):
@@ -127,7 +127,7 @@ def _rates(results: Path, task: str) -> Iterator[Rate]:
     """The rates in all records of a task."""
     for path in sorted((results / task).glob("*/seed*/timing.csv")):
         name = path.parent.relative_to(results).as_posix()
-        run = read_run(RunRecord(results, results, name), name, 0)
+        run = look_at(RunRecord(results, results, name), name, 0)
         rows = run.rows
         if rows.empty:
             continue

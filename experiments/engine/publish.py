@@ -21,11 +21,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from bpgrad.errors import BPGradError
 from bpgrad.records import wandb_mirror
 from bpgrad.records.files import write_text
+from bpgrad.records.reading import read_steps
 from bpgrad.records.run_record import Row, RunRecord
 from bpgrad.reporting.runs import Run, read_run
 from experiments.engine.runner import Plan, record_of
@@ -105,11 +104,11 @@ def _publication(experiment: str, record: RunRecord, run: Run) -> Publication:
 
 def _epochs(run: Run) -> list[Row]:
     """A row an epoch: its metrics and clocks, and quantiles/<value>_<percent> over iterations."""
-    with np.load(run.directory / "steps.npz") as steps:
-        percents = [round(100 * level) for level in steps["quantile_levels"].tolist()]
-        columns = steps["columns"].tolist()
-        names = [f"quantiles/{name}_{percent}" for percent in percents for name in columns]
-        quantiles = steps["quantiles"].reshape(-1, len(names)).tolist()
+    steps = read_steps(run.directory)
+    percents = [round(100 * level) for level in steps["quantile_levels"].tolist()]
+    columns = steps["columns"].tolist()
+    names = [f"quantiles/{name}_{percent}" for percent in percents for name in columns]
+    quantiles = steps["quantiles"].reshape(-1, len(names)).tolist()
     rows = ({str(key): value for key, value in row.items()} for row in run.rows.to_dict("records"))
     return [
         row | dict(zip(names, more, strict=True)) for row, more in zip(rows, quantiles, strict=True)
@@ -118,8 +117,7 @@ def _epochs(run: Run) -> list[Row]:
 
 def _iterations(run: Run) -> list[Row]:
     """A row an iteration, over the first epochs, as iteration/<value>."""
-    with np.load(run.directory / "steps.npz") as steps:
-        columns = steps["columns"].tolist()
+    columns = read_steps(run.directory)["columns"].tolist()
     series = zip(*(run.steps(name).tolist() for name in columns), strict=True)
     return [
         {"iteration": k, **{f"iteration/{c}": v for c, v in zip(columns, row, strict=True)}}

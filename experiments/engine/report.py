@@ -142,14 +142,23 @@ def show_verdicts(suite: Suite, console: Console) -> None:
     for _ in range(2):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    judged = judge(suite.claims(), read(suite).evidence)
-    for claim in judged:
+    findings = read(suite)
+    for claim in judge(suite.claims(), findings.evidence):
         verdict, color = claim.verdict, _screen_color(claim)
         needs = "" if verdict.needed is None else f" Needs n = {verdict.needed}."
         says = Text(f"{claim.text}. ").append(f"{verdict.sentence}{needs}", style="dim")
         words = f"{document.SIGNS[verdict.outcome]} {verdict.outcome}"
         table.add_row(Text(claim.id, style=color), Text(words, style=color), says)
     console.print(table)
+    damaged = {
+        run.damage: None
+        for found in findings.found
+        for comparison in found.comparisons
+        for run in comparison.runs
+        if run.damage
+    }
+    for line in damaged:  # a run may stand in several experiments
+        console.print(f"left out: {line}", style="red", markup=False, soft_wrap=True)
 
 
 def _screen_color(claim: JudgedClaim) -> str:

@@ -104,8 +104,10 @@ def execute(plan: Plan, jobs: int = 1) -> int:
 
 
 def status(experiment: Experiment) -> Iterator[str]:
-    """How many runs of the experiment have finished, and a line for each that has not."""
-    from bpgrad.reporting.runs import read_run
+    """How many runs of the experiment have finished, and a line for each that has not, or with
+    what is not a number; a damaged record has not.
+    """
+    from bpgrad.reporting.runs import look_at
 
     if experiment.needs:
         count = len(list(experiment.runs()))
@@ -113,11 +115,11 @@ def status(experiment: Experiment) -> Iterator[str]:
         yield f"{'':<19}cannot run yet; it needs {experiment.needs}"
         return
     runs = prepare(experiment).runs
-    found = [(run, read_run(record_of(cfg), run.solver, run.seed)) for run, cfg in runs]
+    found = [(run, look_at(record_of(cfg), run.solver, run.seed)) for run, cfg in runs]
     done = sum(recorded.finished for _, recorded in found)
     yield f"{experiment.name:<18} {done:>3} of {len(runs)} runs finished  {experiment.title}"
     for run, recorded in found:
-        if not recorded.finished:
+        if recorded.state != "finished":
             yield f"{'':<19}{run}: {recorded.state}"
 
 
@@ -126,12 +128,12 @@ def gather(plan: Plan) -> list[Comparison]:
 
     Raises RecordError if the runs cannot be compared.
     """
-    from bpgrad.reporting.runs import Comparison, read_run
+    from bpgrad.reporting.runs import Comparison, look_at
 
     comparisons = []
     for task in dict.fromkeys(run.task for run, _ in plan.runs):
         pairs = [(run, cfg) for run, cfg in plan.runs if run.task == task]
-        found = (read_run(record_of(cfg), run.solver, run.seed) for run, cfg in pairs)
+        found = (look_at(record_of(cfg), run.solver, run.seed) for run, cfg in pairs)
         comparisons.append(Comparison(task, task_class(pairs[0][1]).metrics, tuple(found)))
     return comparisons
 

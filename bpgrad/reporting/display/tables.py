@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -42,18 +43,23 @@ def as_markdown(
     title: str, comparisons: Sequence[Comparison], printed: Printed | None = None
 ) -> str:
     """A heading, and a table with its notes for each task; aligned, to be read as it is too."""
-    lines = [f"# {title}"]
+    lines = [f"# {as_text(title)}"]
     for comparison in comparisons:
         table = grid(comparison, printed)
         lines += ["", f"## {task_title(comparison.task)}", ""]
         if table.rows:
             rows = [
-                [row.solver, str(len(row.runs)), *(_marked(cell) for cell in row.cells)]
+                [as_text(row.solver), str(len(row.runs)), *(_marked(cell) for cell in row.cells)]
                 for row in table.rows
             ]
             lines += [*_aligned(("solver", "seeds", *table.columns), rows), ""]
-        lines += [f"- {note}" for note in notes(comparison, table)]
+        lines += [f"- {as_text(note)}" for note in notes(comparison, table)]
     return "\n".join(lines) + "\n"
+
+
+def as_text(words: str) -> str:
+    """Words that Markdown shows as they are: no tag, no new column of a table, in one line."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(words.split())).replace("|", "\\|")
 
 
 def show(
@@ -100,9 +106,15 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
         yield "In brackets: the paper's value, and ours minus the paper's."
     if finished:
         yield _provenance(finished)
+    if changed := [run for run in finished if run.changed_code]:
+        runs = ", ".join(f"{run.solver} seed {run.seed}" for run in changed)
+        yield f"The code had changes that were not committed: {runs}."
+    for run in finished:
+        if run.not_finite:
+            yield f"Not finite: {run.solver}, seed {run.seed}: {', '.join(run.not_finite)}."
     missing = [run for run in comparison.runs if not run.finished]
-    waiting = [run for run in missing if not run.meta]
-    for run in missing if len(waiting) <= LISTED else [run for run in missing if run.meta]:
+    waiting = [run for run in missing if not (run.meta or run.damage)]
+    for run in missing if len(waiting) <= LISTED else [r for r in missing if r.meta or r.damage]:
         yield f"Missing: {run.solver}, seed {run.seed}: {run.state}."
     if len(waiting) > LISTED:
         yield f"Missing: {len(waiting)} of {len(comparison.runs)} planned runs have not been run."

@@ -11,7 +11,7 @@ from importlib.resources import files
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -54,7 +54,7 @@ class _Page:
         self._ids = count(1)
 
         def image(_: object, tokens: Sequence[Token], k: int, *__: object) -> str:
-            return self._picture(str(tokens[k].attrs["src"]), tokens[k].content)
+            return self._picture(unquote(str(tokens[k].attrs["src"])), tokens[k].content)
 
         self._markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
         self._markdown.add_render_rule("image", image)
@@ -112,7 +112,7 @@ class _Page:
 
     def _section(self, section: Section, heading: str) -> Iterator[str]:
         title = f"<{heading}>{escape(section.title)}</{heading}>"
-        yield f'<section id="{section.name}">{title}'
+        yield f'<section id="{escape(section.name)}">{title}'
         yield self._text(section.prose)
         if section.body:
             yield self._text(section.body)
@@ -196,7 +196,8 @@ class _Page:
         yield "</tbody></table></div></details>"
 
     def _link(self, run: Run) -> str:
-        return escape(Path(os.path.relpath(run.directory, self._results)).as_posix()) + "/"
+        path = Path(os.path.relpath(run.directory, self._results)).as_posix()
+        return escape(quote(path)) + "/"
 
     def _picture(self, path: str, title: str) -> str:
         return (
@@ -240,7 +241,8 @@ def _contents(document: Document) -> str:
     if document.waiting:
         links.append(("waiting", "Not run yet", ""))
     items = "".join(
-        f'<li><a href="#{name}">{escape(short)}<span class="long">{escape(long)}</span></a></li>'
+        f'<li><a href="#{escape(name)}">{escape(short)}'
+        f'<span class="long">{escape(long)}</span></a></li>'
         for name, short, long in links
     )
     return f'<nav aria-label="Contents"><ol>{items}</ol></nav>'
@@ -289,7 +291,8 @@ def _links(name: str) -> str:
         *(("figures", "svg", "SVG"), ("figures", "png", "PNG")),
         *(("tables", "csv", "CSV"), ("tables", "md", "Markdown"), ("tables", "tex", "LaTeX")),
     )
-    return " · ".join(f'<a href="{folder}/{name}.{s}">{kind}</a>' for folder, s, kind in kinds)
+    file = escape(quote(name))
+    return " · ".join(f'<a href="{folder}/{file}.{s}">{kind}</a>' for folder, s, kind in kinds)
 
 
 def _origin(start: Mapping[str, Any]) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """The report in Markdown, as a repository shows it."""
 
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote
 
-from bpgrad.reporting.display.tables import as_markdown
+from bpgrad.reporting.display.tables import as_markdown, as_text
 from bpgrad.reporting.page.document import SIGNS, Document, JudgedClaim, Section
 
 HEAD = """\
@@ -35,13 +36,13 @@ def _claims(note: str, claims: Sequence[JudgedClaim]) -> str:
     for claim in claims:
         sign = SIGNS[claim.verdict.outcome]
         words = (f"**{claim.id}** {claim.text}", f"{sign} {claim.outcome}", claim.verdict.sentence)
-        lines.append("| " + " | ".join(word.replace("|", "\\|") for word in words) + " |")
+        lines.append("| " + " | ".join(as_text(word) for word in words) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _section(section: Section, mark: str) -> str:
     """Heading, prose, and picture and tables of an experiment or the body of a study."""
-    return "\n\n".join([f"{mark} {section.title}", *_body(section, mark)]) + "\n"
+    return "\n\n".join([f"{mark} {as_text(section.title)}", *_body(section, mark)]) + "\n"
 
 
 def _body(section: Section, mark: str) -> Iterator[str]:
@@ -49,8 +50,8 @@ def _body(section: Section, mark: str) -> Iterator[str]:
     if section.body:
         yield section.body.strip()
     if section.comparisons:
-        name = section.name
-        yield f"![{section.title}](figures/{name}.png)"
+        name = quote(section.name)
+        yield f"![{as_text(section.title)}](figures/{name}.png)"
         yield " · ".join(
             f"[{kind}]({folder}/{name}.{suffix})"
             for kind, folder, suffix in (
