@@ -108,7 +108,7 @@ def _compare(directory: Path, content: Content, result: Mapping[str, Any]) -> No
 def read_config(directory: Path) -> dict[str, Any]:
     """What identifies the run; empty if it has not started."""
     path = directory / "config.yaml"
-    if not _there(path):
+    if not there(path):
         return {}
     with checked(path):
         config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
@@ -123,7 +123,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 def read_meta(directory: Path) -> dict[str, Any]:
     """What is known of the run's starts and hashes; empty for a new run."""
     path = directory / "meta.json"
-    if not _there(path):
+    if not there(path):
         return {}
     with checked(path):
         meta = _read_json(path)
@@ -167,7 +167,7 @@ def read_rows(directory: Path, file: str) -> list[Row]:
     passed over.
     """
     path = directory / file
-    if not _there(path):
+    if not there(path):
         return []
     with checked(path):
         rows = [
@@ -185,7 +185,7 @@ def read_rows(directory: Path, file: str) -> list[Row]:
 def read_consumed(directory: Path) -> list[str]:
     """The sha256 of what each epoch has consumed; none in records older than that file."""
     path = directory / "consumed.csv"
-    if not _there(path):
+    if not there(path):
         return []
     with checked(path):
         hashes = [row["sha256"] for row in read_texts(path)]
@@ -202,7 +202,7 @@ def read_texts(path: Path) -> list[dict[str, str]]:
     require(header[0] == "epoch" and len(set(header)) == len(header), "not our header")
     for k, line in enumerate(lines, 1):
         require(len(line) == len(header), f"row {k} has {len(line)} values, not {len(header)}")
-        require(line[0] == str(k), f"row {k} is of epoch {line[0][:20]}")
+        require(float(line[0]) == k, f"row {k} is of epoch {line[0][:20]}")
     return [dict(zip(header, line, strict=True)) for line in lines]
 
 
@@ -230,7 +230,7 @@ def read_steps(directory: Path) -> dict[str, np.ndarray]:
 def read_result(directory: Path) -> dict[str, Any] | None:
     """The final metrics if the run has finished, else None; no file has changed since."""
     path = directory / "result.json"
-    if not _there(path):
+    if not there(path):
         return None
     with checked(path):
         result = _read_json(path)
@@ -243,10 +243,10 @@ def read_result(directory: Path) -> dict[str, Any] | None:
         if recorded is None:
             return result
         require(isinstance(recorded, dict) and recorded, f"{CHECKSUMS}: not a mapping")
-        require(recorded.pop(path.name, None) == digest(result), "its checksum is another")
+        own = recorded.pop(path.name, None)
+        require(own == _digest(result, recorded), "its checksum is another")
     for file, expected in recorded.items():
         with checked(directory / file):
-            require(_there(directory / file), "missing")
             found = hashlib.sha256((directory / file).read_bytes()).hexdigest()
             require(found == expected, "changed since the run finished")
     return result
@@ -260,12 +260,12 @@ def checksums(directory: Path, result: Mapping[str, Any]) -> dict[str, str]:
         for path in files
     }
     found.pop("result.json", None)
-    return {**found, "result.json": digest(result)}
+    return {**found, "result.json": _digest(result, found)}
 
 
-def digest(content: Any) -> str:
-    """The sha256 of what JSON can hold, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _digest(result: Mapping[str, Any], others: Mapping[str, str]) -> str:
+    """The sha256 of what result.json holds beside it."""
+    return hashlib.sha256(json.dumps([result, others], sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -289,7 +289,7 @@ def require(condition: object, why: str) -> None:
         raise ValueError(why)
 
 
-def _there(path: Path) -> bool:
+def there(path: Path) -> bool:
     """Whether there is anything of that name, a broken link included."""
     return path.exists() or path.is_symlink()
 

@@ -169,8 +169,8 @@ class RunRecord:
 
         Raises RecordError if the record is damaged.
         """
-        there = (self.directory / "result.json").exists()
-        return self.read().result if there else None
+        finished = reading.there(self.directory / "result.json")
+        return self.read().result if finished else None
 
     def meta(self) -> dict[str, Any]:
         """What is known of the run's starts and hashes; empty for a new run."""
