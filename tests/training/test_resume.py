@@ -1,8 +1,10 @@
 """A run that is cut anywhere and started again ends with the same bits."""
 
 import json
+import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from bpgrad.errors import CheckpointError, Diverged, Interrupted, RecordError
+from bpgrad.records.run_record import RunRecord
 from bpgrad.training import checkpoint
 from bpgrad.training.config import load
 from bpgrad.training.identity import run_name
@@ -48,7 +51,7 @@ def child(kill_at, overrides):
     solver = solver_spec(cfg).optimizer
     for owner, name in (
         (solver, "step"), (Classification, "evaluate"), (os, "fsync"), (os, "replace"),
-        (torch, "save"),
+        (os, "write"), (torch, "save"),
     ):
         setattr(owner, name, counted(getattr(owner, name), kill_at))
     train(cfg)
@@ -208,12 +211,118 @@ def test_a_rerun_that_cannot_start_loses_nothing(
 
     settings = [*tiny_overrides(tmp_path), "epochs=1"]
     train(load(settings))
-    record = tmp_path / "runs" / run_name(load(settings))
-    before = {path.name: path.read_bytes() for path in record.iterdir()}
+    before = files(tmp_path)
     monkeypatch.setattr(digits, "_embedded_file", lambda: tmp_path / "nowhere.csv.gz")
     with pytest.raises(DataError):
         train(load([*settings, "rerun=true"]))
-    assert {path.name: path.read_bytes() for path in record.iterdir()} == before
+    assert files(tmp_path) == before
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_cut_rerun_leaves_the_old_record_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*tiny_overrides(tmp_path), "epochs=2", "solver=sgd"]
+    first = train(load(settings))
+    name = run_name(load(settings))
+    before = files(tmp_path / "runs" / name)
+    (tmp_path / "runs" / name / "config.yaml").write_text("epochs: edited")  # and damaged at that
+    again = [*settings, "rerun=true"]
+    interrupted(again, monkeypatch)
+    (tmp_path / "runs" / name / "config.yaml").write_bytes(before["config.yaml"])
+    assert files(tmp_path / "runs" / name) == before
+    assert train(load(settings)) == first  # finished already, as ever
+    capsys.readouterr()
+    assert train(load(again))["weights_sha256"] == first["weights_sha256"]
+    assert "resuming at epoch 2" in capsys.readouterr().out
+    after = files(tmp_path / "runs" / name)
+    assert after["meta.json"] != before["meta.json"]
+    assert after["metrics.csv"] == before["metrics.csv"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [".locks", "digits"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        ".locks",
+        "digits",
+    ]
+
+
+def test_a_rerun_whose_own_files_are_damaged_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*tiny_overrides(tmp_path), "epochs=2", "solver=sgd"]
+    first = train(load(settings))
+    again = [*settings, "rerun=true"]
+    interrupted(again, monkeypatch)
+    (path,) = (tmp_path / "checkpoints" / ".rerun").rglob("checkpoint.pt")
+    damaged(path, "truncated")
+    assert train(load(again))["weights_sha256"] == first["weights_sha256"]
+    assert "the rerun begins again: checkpoint" in capsys.readouterr().out
+
+
+class Killed(BaseException):
+    """Takes the place of a SIGKILL."""
+
+
+def test_a_new_record_takes_the_old_ones_place_or_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at each call that changes a folder, then begun again."""
+    calls = ((os, "rename"), (os, "mkdir"), (os, "rmdir"), (os, "unlink"), (shutil, "rmtree"))
+    kills = 0
+    for kill_at in range(1, 100):
+        folder = tmp_path / str(kill_at)
+        record = RunRecord(folder / "runs", folder / "checkpoints", "digits/sgd/seed0-00000000")
+        for side, content in ((record, "old"), (record.rerun, "new")):
+            side.write_config({"epochs": 1, "precision": "fp32"})
+            for place in (side.directory, side.checkpoints):
+                place.mkdir(parents=True, exist_ok=True)
+                (place / "content").write_text(content)
+            (side.directory / "result.json").write_text("{}")
+        record.lock()
+        done = 0
+
+        def counted(function: Callable, kill_at: int = kill_at) -> Callable:
+            def call(*arguments: object, **keywords: object) -> object:
+                nonlocal done
+                done += 1
+                if done == kill_at:
+                    raise Killed
+                return function(*arguments, **keywords)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for owner, name in calls:
+                patch.setattr(owner, name, counted(getattr(owner, name)))
+            try:
+                record.rerun.complete()
+            except Killed:
+                kills += 1
+        whole = [
+            path.read_text()
+            for path in (folder / "runs").rglob("content")
+            if (path.parent / "config.yaml").exists()
+        ]
+        assert set(whole) & {"old", "new"}
+        killed = done == kill_at
+        record.unlock()
+        record.begin(rerun=True)
+        assert (record.directory / "content").read_text() in ("old", "new")
+        assert not (folder / "runs" / ".old").exists()
+        assert not (folder / "checkpoints" / ".old").exists()
+        if not record.rerun.directory.exists():  # then the checkpoints have moved as well
+            assert (record.checkpoints / "content").read_text() == "new"
+        record.unlock()
+        if not killed:
+            break
+    assert kills > 8
 
 
 # -- checkpoints that do not fit -----------------------------------------------------------------
@@ -256,6 +365,69 @@ def test_a_bad_checkpoint_is_refused_by_name(
     assert path.read_bytes() == content
     assert (path.parents[4] / "runs" / run_name(load(settings)) / "metrics.csv").read_text() == rows
     assert train(load([*settings, "rerun=true"]))["epochs"] == 2
+
+
+def test_the_checkpoint_before_a_damaged_one_is_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["epochs=2", "solver=sgd"]
+    whole = [*tiny_overrides(tmp_path / "whole"), *settings]
+    train(load(whole))
+    cut = [*tiny_overrides(tmp_path / "cut"), *settings]
+    interrupted(cut, monkeypatch)
+    path = tmp_path / "cut" / "checkpoints" / run_name(load(cut)) / "checkpoint.pt"
+    damaged(path, "truncated")
+    offer = "previous-checkpoint.pt, is whole: delete checkpoint.pt to go on from there"
+    with pytest.raises(CheckpointError, match=offer):
+        train(load(cut))
+    path.unlink()
+    train(load(cut))
+    assert contents(tmp_path / "cut", cut) == contents(tmp_path / "whole", whole)
+
+
+def state_of(path: Path, name: str) -> dict:
+    state = checkpoint.load(path, name)
+    assert state is not None
+    return state
+
+
+UNFIT: dict[str, Callable[[dict], object]] = {
+    "a key is missing": lambda state: state.pop("rng"),
+    "a weight is missing": lambda state: state["model"].popitem(),
+    "another shape": lambda state: state.update(series=torch.zeros(3)),
+    "an epoch that the run has not": lambda state: state["position"].update(epoch=99),
+    "an iteration before the first": lambda state: state["position"].update(iteration=-1),
+    "a time that is no number": lambda state: state["position"].update(train_seconds=math.nan),
+    "a group of parameters too few": lambda state: state["optimizer"]["param_groups"].pop(),
+    "no rows": lambda state: state["history"].update(last={}),
+}
+
+
+@pytest.mark.parametrize("how", UNFIT)
+def test_a_whole_checkpoint_that_does_not_fit_is_refused(
+    how: str, cut_run: tuple[Path, list[str]]
+) -> None:
+    folder, settings = cut_run
+    name = run_name(load(settings))
+    path = folder / "checkpoints" / name / "checkpoint.pt"
+    content = path.read_bytes()
+    state = state_of(path, name)
+    UNFIT[how](state)
+    checkpoint.save(path, name, state)
+    with pytest.raises(CheckpointError, match="does not fit the run") as caught:
+        train(load(settings))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def cut_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    folder = tmp_path_factory.mktemp("cut")
+    settings = [*tiny_overrides(folder), "epochs=2", "solver=sgd"]
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted(settings, patch)
+    return folder, settings
 
 
 def interrupted(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,6 +493,51 @@ def test_two_processes_on_one_run(tmp_path: Path) -> None:
         holder.kill()
         holder.wait()
     assert train(load(settings))["epochs"] == 1  # a killed holder leaves no lock behind
+
+
+def test_two_runs_into_one_record_whatever_their_checkpoints(tmp_path: Path) -> None:
+    name = "digits/sgd/seed0-00000000"
+    for roots in (("runs", "other"), ("other", "checkpoints")):
+        first = RunRecord(tmp_path / "runs", tmp_path / "checkpoints", name)
+        second = RunRecord(tmp_path / roots[0], tmp_path / roots[1], name)
+        assert first.begin() is None
+        with pytest.raises(RecordError, match="in use by another process"):
+            second.begin()
+        first.unlock()
+        assert second.begin() is None
+        second.unlock()
+
+
+def test_a_finished_run_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system that can only be read."""
+    settings = [*tiny_overrides(tmp_path), "epochs=1", "solver=sgd"]
+    first = train(load(settings))
+    before = files(tmp_path)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    for name in ("mkdir", "replace", "rename", "unlink"):
+        monkeypatch.setattr(os, name, read_only)
+    monkeypatch.setattr(RunRecord, "lock", read_only)
+    assert train(load(settings)) == first
+    assert files(tmp_path) == before
+
+
+def test_a_validation_that_is_not_finite_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bpgrad.tasks.classification import Classification
+
+    evaluate = Classification.evaluate
+    monkeypatch.setattr(
+        Classification, "evaluate", lambda *a: evaluate(*a) | {"objective": math.nan}
+    )
+    settings = [*tiny_overrides(tmp_path), "epochs=1", "solver=sgd"]
+    result = train(load(settings))
+    assert result["val_objective"] is None
+    assert "finished, but val_objective is not finite" in capsys.readouterr().out
+    assert train(load(settings)) == result
 
 
 def test_results_that_cannot_be_written(tmp_path: Path) -> None:

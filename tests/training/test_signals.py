@@ -34,13 +34,17 @@ def test_the_handler_that_was_there_is_called_after_the_run_has_stopped(
     def requeue(received: int, frame: FrameType | None) -> None:
         said.append(received)
 
+    def run() -> None:
+        with SignalGuard() as guard:
+            guard.deferred = True
+            os.kill(os.getpid(), number)
+            assert guard.received == number
+            said.append("saved")
+            raise Interrupted(number)
+
     signal.signal(number, requeue)
-    with pytest.raises(Interrupted) as caught, SignalGuard() as guard:
-        guard.deferred = True
-        os.kill(os.getpid(), number)
-        assert guard.received == number
-        said.append("saved")
-        raise Interrupted(number)
+    with pytest.raises(Interrupted) as caught:
+        run()
     assert said == ["saved", number]
     assert caught.value.exit_code == 128 + number
     assert signal.getsignal(number) is requeue
@@ -63,15 +67,20 @@ def test_what_nohup_ignores_stays_ignored() -> None:
 
 def test_a_second_interrupt_raises_and_a_third_is_passed_over() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with pytest.raises(Interrupted), SignalGuard() as guard:
-        guard.deferred = True
-        os.kill(os.getpid(), signal.SIGINT)
-        try:
+
+    def run() -> None:
+        with SignalGuard() as guard:
+            guard.deferred = True
             os.kill(os.getpid(), signal.SIGINT)
-            raise AssertionError("it did not raise")
-        finally:
-            for _ in range(3):
+            try:
                 os.kill(os.getpid(), signal.SIGINT)
+                raise AssertionError("it did not raise")
+            finally:
+                for _ in range(3):
+                    os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run()
 
 
 def test_another_signal_does_not_cut_the_saving() -> None:
