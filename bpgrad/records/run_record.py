@@ -239,9 +239,11 @@ class RunRecord:
 
     def cut_rows(self, file: str, count: int) -> None:
         """Keep the first rows of a CSV file, with the columns that they have, and no more."""
-        rows = self.recorded(file)[:count]
-        columns = [key for key in self._header(file) if any(key in row for row in rows)]
-        self.write_rows(file, rows, columns)
+        rows, header = self.recorded(file), self._header(file)
+        columns = [key for key in header if any(key in row for row in rows[:count])]
+        whole = not header or (self.directory / file).read_bytes().endswith(b"\n")
+        if len(rows) > count or columns != header or not whole:
+            self.write_rows(file, rows[:count], columns)
 
     def _header(self, file: str) -> list[str]:
         path = self.directory / file

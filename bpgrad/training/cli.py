@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
@@ -83,6 +84,8 @@ def tell(message: str) -> None:
     """Print an error as one line on stderr; of the processes of a torchrun, the first here does."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"error: {message}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(1)  # torchrun ends all when one has ended: let the first say why
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
