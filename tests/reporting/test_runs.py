@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bpgrad.reporting.tables import as_markdown, notes
 
 from bpgrad.errors import RecordError
 from bpgrad.records.run_record import RunRecord
 from bpgrad.reporting.runs import read_run
-from bpgrad.reporting.tables import as_markdown, notes
 from tests.reporting.records import compare, make_record, make_run
 
 
