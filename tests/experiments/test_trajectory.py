@@ -84,4 +84,4 @@ def test_a_recorded_run_is_the_run_itself() -> None:
         np.testing.assert_allclose(path.points[t + 1] - path.points[t], velocity, atol=1e-5)
         # Rounding each coordinate to float32 moves the norm by half an eps at most.
         norm = np.linalg.norm(path.directions[t].astype(np.float64))
-        assert norm == pytest.approx(1, rel=np.finfo(np.float32).eps)
+        assert norm == pytest.approx(1, rel=float(np.finfo(np.float32).eps))
