@@ -14,6 +14,7 @@ from rich.text import Text
 
 from bpgrad.records.files import write_text
 from bpgrad.reporting.display import endings
+from bpgrad.reporting.inference.verdicts import needed_words
 from bpgrad.reporting.page import document, html, interactive, readme
 from bpgrad.reporting.page.document import Document, JudgedClaim
 from experiments.engine import declaration, prose, runner, studies
@@ -145,7 +146,7 @@ def show_verdicts(suite: Suite, console: Console) -> None:
     findings = read(suite)
     for claim in judge(suite.claims(), findings.evidence):
         verdict, color = claim.verdict, _screen_color(claim)
-        needs = "" if verdict.needed is None else f" Needs n = {verdict.needed}."
+        needs = "" if verdict.needed is None else f" Needs n = {needed_words(verdict.needed)}."
         says = Text(f"{claim.text}. ").append(f"{verdict.sentence}{needs}", style="dim")
         words = f"{document.SIGNS[verdict.outcome]} {verdict.outcome}"
         table.add_row(Text(claim.id, style=color), Text(words, style=color), says)

@@ -146,7 +146,7 @@ def test_step_sizes(tmp_path: Path, first: float, slope: float, outcome: Outcome
     comparisons = {("figure4", "mnist"): mnist, ("figure4", "cifar10"): cifar}
     assert judge("C6", Evidence(comparisons, {"figure4": (0,)})).outcome == outcome
     waiting = judge("C6", Evidence(comparisons, {"figure4": (0, 1)}))
-    assert (waiting.outcome, waiting.n, waiting.needed) == (Outcome.UNDECIDED, 1, 2)
+    assert (waiting.outcome, waiting.n, waiting.needed) == (Outcome.UNDECIDED, 1, (2, 2))
 
 
 @pytest.mark.parametrize(("factor", "outcome"), [(0.95, "REPRODUCED"), (0.8, "NOT_REPRODUCED")])
