@@ -187,8 +187,8 @@ def decide(inequalities: Sequence[Inequality], planned: Collection[int]) -> Verd
         numbers = [n for i, pair in zip(inequalities, pairs, strict=True) for n in _means(i, *pair)]
         listed = ", ".join(map(str, missing))
         sentence = f"Not tested before all planned seeds have finished; missing: {listed}."
-        needed = len(planned), len(planned)
-        return Verdict(Outcome.UNDECIDED, sentence, tuple(numbers), n, needed, leaning=leaning)
+        all_of_them = len(planned), len(planned)
+        return Verdict(Outcome.UNDECIDED, sentence, tuple(numbers), n, all_of_them, leaning=leaning)
 
     tests = _tests(inequalities, pairs)
     numbers = []
@@ -218,9 +218,8 @@ def decide(inequalities: Sequence[Inequality], planned: Collection[int]) -> Verd
     if n < MIN_SEEDS:
         sentence += f" Nothing is decided below {MIN_SEEDS} seeds"
         sentence += _enough(tests[k].mean, min(t.level for t in tests)) if n == 1 else "."
-    return Verdict(
-        Outcome.UNDECIDED, sentence, tuple(numbers), n, _needed(tests, n), leaning=leaning
-    )
+    needed = needed_to_decide([(test.needed, test.mean > 0) for test in tests], n)
+    return Verdict(Outcome.UNDECIDED, sentence, tuple(numbers), n, needed, leaning=leaning)
 
 
 @dataclass(frozen=True)
@@ -310,16 +309,14 @@ def _tests(
     return tests
 
 
-def _needed(tests: Sequence[PairedTest], n: int) -> Needed | None:
-    """The seeds to decide the claim: one inequality against it is enough, for it all must hold.
+def needed_to_decide(open_: Sequence[tuple[Needed | None, bool]], n: int) -> Needed | None:
+    """The seeds to decide a claim: one comparison against it is enough, for it all must hold.
 
-    More than there are: what a large family holds up is open although its own power is enough.
+    `open_` gives those that each comparison needs, and whether it points against the claim. More
+    than there are: what a large family holds up is open although its own power is enough.
     """
-    needed = [test.needed for test in tests]
-    against = [
-        each for each, t in zip(needed, tests, strict=True) if t.mean > 0 and each is not None
-    ]
-    found = min(against, key=_ends) if against else _most(needed)
+    against = [needed for needed, opposed in open_ if opposed and needed is not None]
+    found = min(against, key=_ends) if against else _most([needed for needed, _ in open_])
     if found is None:
         return None
     few, many = found
