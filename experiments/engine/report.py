@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from bpgrad.records.files import write_text
@@ -183,17 +182,28 @@ def show_verdicts(suite: Suite, console: Console, verbose: bool = False) -> None
                 line = Text(f"  {rules}: ").append_text(_word(verdict))
                 console.print(line.append(f" {_why(verdict)}", style="dim"))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, width in (("", 3), ("first rules", 23), ("second, unseen seeds", 23), ("grade", 9)):
-        table.add_column(title, no_wrap=True, width=width)
-    table.add_column("claim", no_wrap=True)
+    heads = (Text(title, style="bold") for title in ("first rules", "second, unseen seeds"))
+    _print_line(console, "", *heads, "grade", "claim")
     for claim in judged:
         second = claim.second or claim.verdict
-        table.add_row(claim.id, _word(claim.verdict), _word(second), _grade(second), claim.text)
+        words = _word(claim.verdict), _word(second), _grade(second)
+        _print_line(console, claim.id, *words, claim.text)
         if (reduced := claim.reduced) is not None:
-            table.add_row("", "", _word(reduced), _grade(reduced), "  at the reduced scale")
-    console.print(table)
-    console.print("-v says why; n counts seeds, or functions (C2, C3)", style="dim")
+            words = Text(), _word(reduced), _grade(reduced)
+            _print_line(console, "", *words, "  at the reduced scale")
+    _print_line(console, "", Text(), Text(), "", "-v says why; n counts seeds (C2, C3: functions)")
+
+
+def _print_line(
+    console: Console, name: str, first: Text, second: Text, grade: str, says: str
+) -> None:
+    """A line of the screen, cut where it ends."""
+    line = Text(name.ljust(4))
+    for verdict in (first, second):
+        verdict.pad_right(max(0, 23 - len(verdict)))
+        line.append_text(verdict)
+    line.append(f"{grade.ljust(9)} {says}")
+    console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
 
 
 def _word(verdict: Verdict) -> Text:
