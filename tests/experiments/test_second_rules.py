@@ -19,7 +19,8 @@ from experiments.engine.claim import Evidence, Rule
 from tests.reporting.records import METRICS
 
 R, N, U, W = Outcome.REPRODUCED, Outcome.NOT_REPRODUCED, Outcome.UNDECIDED, Outcome.NOT_RUN
-NOISE = (0.01, -0.01, 0.02, -0.015, 0.0)
+#: As many as no two solvers of a table share, or their differences would be equal on all seeds.
+NOISE = (0.01, -0.01, 0.02, -0.015, 0.0, 0.013, -0.004, 0.006, -0.018, 0.016, -0.012)
 BPGRAD = "BPGrad, μ = 0.9"
 Curve = Mapping[str, float | np.ndarray]
 
@@ -35,13 +36,18 @@ def evidence(
 ) -> Evidence:
     """Seeds 1 to n of each solver: the values times 1 + a little, another for each seed."""
     runs = [
-        run(solver, seed, {c: v * (1 + NOISE[(seed + k) % 5]) for c, v in columns.items()})
+        run(solver, seed, {c: v * (1 + NOISE[(seed + k) % 11]) for c, v in columns.items()})
         for k, (solver, columns) in enumerate(values.items())
         for seed in range(1, n + 1)
     ]
     comparison = Comparison(place[1], METRICS, ())
     object.__setattr__(comparison, "runs", tuple(runs))  # they have no hashes to be compared
     return Evidence({place: comparison}, {place[0]: tuple(range(1, n + 1))})
+
+
+def wobble(one: Comparison, each: Run) -> float:
+    """A little, another for each seed and solver."""
+    return NOISE[(each.seed + one.solvers.index(each.solver)) % len(NOISE)]
 
 
 def diverge(found: Evidence, place: tuple[str, str], solver: str, *seeds: int) -> Evidence:
@@ -165,6 +171,10 @@ def test_best_test_error_on_mnist() -> None:
 def test_slightly_inferior_on_cifar10(ours: float, outcome: Outcome, held: int) -> None:
     """C12, where the best competitor has 30 %: above, and by less than two points."""
     found = figure7("val_top1_error", ours, rivals=10.0)
+    one = found.comparisons[CIFAR10]
+    for each in one.runs:
+        level = ours if each.solver == BPGRAD else 10.0 * LEVELS.get(each.solver, 3.05)
+        each.rows["val_top1_error"] = level + 10.0 * wobble(one, each)
     verdict = judge("C12", found)
     assert (verdict.outcome, verdict.grade.held) == (outcome, held)  # type: ignore[union-attr]
 
@@ -189,10 +199,10 @@ def test_a_competitive_objective(mnist: float, cifar10: float, outcome: Outcome)
         Evidence({CIFAR10: figure7("train_objective", cifar10).comparisons[CIFAR10]}),
     )
     assert judge("C13", found).outcome == outcome
-    for solver, expected in (("Adam", outcome), (BPGRAD, U)):
-        lost = diverge(found, CIFAR10, solver, 2)
-        # Five ranks are too few for p = 5 %: one infinite objective leaves it open.
-        assert judge("C13", lost).outcome in (expected, U)
+    # Five ranks are too few for p = 5 %: an infinite objective leaves a comparison open.
+    lost = judge("C13", diverge(found, CIFAR10, BPGRAD, 1, 2, 3, 4, 5))
+    assert lost.outcome == (N if mnist == 4.0 else U)
+    assert lost.grade.miss == math.inf  # type: ignore[union-attr]
 
 
 def test_epochs_to_an_objective_by_hand() -> None:
@@ -218,16 +228,15 @@ def test_much_faster_in_the_first_epochs(rate: float, outcome: Outcome, held: in
     for one in found.comparisons.values():
         for each in one.runs:
             own = rate if each.solver == BPGRAD else 0.25
-            wobble = 1 + NOISE[(each.seed + len(each.solver)) % 5] * 0.2
-            each.rows["train_objective"] = np.exp(-own * wobble * t)
+            each.rows["train_objective"] = np.exp(-own * (1 + 0.2 * wobble(one, each)) * t)
     verdict = judge("C14", found)
     assert verdict.outcome == outcome
     assert verdict.grade is not None
     assert verdict.grade.checks == 9
     assert held is None or verdict.grade.held == held
-    never = diverge(found, MNIST, BPGRAD, 1, 2, 3, 4, 5)
-    assert judge("C14", never).outcome == U  # five signs: 2/2⁵
-    assert judge("C14", never).grade.miss == math.inf  # type: ignore[union-attr]
+    never = judge("C14", diverge(found, MNIST, BPGRAD, 1, 2, 3, 4, 5))
+    assert never.outcome == (N if outcome == N else U)  # five signs: 2/2⁵
+    assert never.grade.miss == math.inf  # type: ignore[union-attr]
 
 
 def test_reliability_is_the_change_from_epoch_to_epoch() -> None:
@@ -240,9 +249,9 @@ def test_reliability_is_the_change_from_epoch_to_epoch() -> None:
         found = figure7("val_top1_error", 1.0)
         for each in found.comparisons[CIFAR10].runs:
             size = ours if each.solver == BPGRAD else 2.0
-            each.rows["val_top1_error"] = 20 + size * (1 + NOISE[each.seed % 5]) * wave
+            each.rows["val_top1_error"] = 20 + size * (1 + NOISE[each.seed % 11]) * wave
             if ours == 2.0 and each.solver == BPGRAD:
-                each.rows["val_top1_error"] += NOISE[each.seed % 5] * wave * (-1) ** each.seed
+                each.rows["val_top1_error"] += NOISE[each.seed % 11] * wave * (-1) ** each.seed
         assert judge("C15", found).outcome == outcome
 
 
@@ -283,7 +292,7 @@ def test_imagenet(changes: dict[str, float], outcome: Outcome, reduced: Outcome)
             object.__setattr__(each, "config", {"scale": {"name": scale}})
             own = values[each.solver]
             for column, value in own.items():
-                each.rows[column] = value * (1 + 0.1 * NOISE[k % 5])
+                each.rows[column] = value * (1 + 0.1 * NOISE[k % 11])
         assert judge("C16", found, reduced=name.endswith("reduced")).outcome == expected
     object.__setattr__(each, "config", {"scale": {"name": "smoke"}})
     with pytest.raises(RecordError, match=r"scale=smoke; .* judged by runs of scale=reduced"):
@@ -307,7 +316,7 @@ def voc_detection(suffix: str = "", n: int = 8, **adam: float) -> Evidence:
     found = evidence((f"table2{suffix}", "voc_detection"), values, n)
     for each in found.comparisons[f"table2{suffix}", "voc_detection"].runs:
         for column, value in values[each.solver].items():
-            noise = 0.0 if column.startswith("val_ap") else 0.1 * NOISE[each.seed % 5]
+            noise = 0.0 if column.startswith("val_ap") else 0.1 * NOISE[each.seed % 11]
             wobble = 1e-4 * each.seed * len(each.solver) if noise else 0.0
             each.rows[column] = value * (1 + noise + wobble)
         object.__setattr__(each, "config", {"scale": {"name": "reduced" if suffix else "paper"}})
@@ -357,6 +366,7 @@ SEGMENTATION = {
     "Adam": (50.9, 87.2, 66.4, 2.5),
 }
 COLUMNS = ("val_mean_iu", "val_pixel_accuracy", "val_mean_accuracy", "train_objective")
+ALL_BACKGROUND = 100 / 21
 VOC11 = ("table3", "voc_segmentation")
 
 
@@ -366,9 +376,11 @@ def segmentation(**rmsprop: float) -> Evidence:
     found = evidence(VOC11, values)
     for each in found.comparisons[VOC11].runs:
         for column, value in values[each.solver].items():
-            each.rows[column] = value + 0.2 * NOISE[(each.seed + len(each.solver)) % 5]
+            noise = 0.2 * NOISE[(each.seed + len(each.solver)) % 11]
+            each.rows[column] = value + (noise if value != ALL_BACKGROUND else 0.0)
         wave = np.cos(3.0 * np.arange(12.0)) * (1.0 if each.solver == "BPGrad" else 2.0)
-        each.rows["val_objective"] = 5 + 0.1 * wave * (1 + NOISE[each.seed % 5])
+        noise = NOISE[(each.seed + len(each.solver)) % 11]
+        each.rows["val_objective"] = 5 + 0.1 * wave * (1 + noise)
     return found
 
 
@@ -381,11 +393,11 @@ def test_segmentation() -> None:
     average = judge("C19", segmentation(val_mean_accuracy=79.0, val_pixel_accuracy=99.0))
     assert average.outcome == N
     assert average.grade.held == 11  # type: ignore[union-attr]
-    background = {"val_mean_iu": 99.0, "val_mean_accuracy": 100 / 21}
+    background = {"val_mean_iu": 99.0, "val_mean_accuracy": ALL_BACKGROUND}
     assert judge("C19", segmentation(**background)).outcome == R
 
 
-@pytest.mark.parametrize(("accuracy", "counts"), [(100 / 21, True), (4.9, False)])
+@pytest.mark.parametrize(("accuracy", "counts"), [(ALL_BACKGROUND, True), (4.9, False)])
 def test_all_background_counts_as_diverged(accuracy: float, counts: bool) -> None:
     one = run("x", 1, {"val_mean_accuracy": accuracy})
     assert common.diverged(one) == counts
@@ -417,7 +429,7 @@ def test_superiority_alone_counts_for_the_composite() -> None:
     best = figure7("train_objective", 1.0)
     for one in best.comparisons.values():
         for each in one.runs:
-            noise = 1 + NOISE[(each.seed + len(each.solver)) % 5]
+            noise = 1 + wobble(one, each)
             each.rows["val_top1_error"] = (2.0 if each.solver == BPGRAD else 30.0) * noise
             rate = 0.8 if each.solver == BPGRAD else 0.25
             each.rows["train_objective"] = np.exp(-rate * noise * np.arange(1.0, 13.0))
@@ -637,7 +649,7 @@ def sweep(ours: Callable[[np.ndarray], np.ndarray], n: int = 5, **widths: float)
         values[f"Adadelta, ε = {10.0 ** (k - 8):g}"] = {"val_top1_error": 20.0}
     found = evidence(PLACE, values, n)
     for each in found.comparisons[PLACE].runs:
-        noise = NOISE[(each.seed + len(each.solver)) % 5]
+        noise = NOISE[(each.seed + len(each.solver)) % 11]
         each.rows["val_top1_error"] = values[each.solver]["val_top1_error"] + noise
     return found
 
