@@ -182,7 +182,7 @@ def show_verdicts(suite: Suite, console: Console, verbose: bool = False) -> None
                 line = Text(f"  {rules}: ").append_text(_word(verdict))
                 console.print(line.append(f" {_why(verdict)}", style="dim"))
         return
-    heads = (Text(title, style="bold") for title in ("first rules", "second, unseen seeds"))
+    heads = Text("first rules", style="bold"), Text("second, unseen seeds", style="bold")
     _print_line(console, "", *heads, "grade", "claim")
     for claim in judged:
         second = claim.second or claim.verdict

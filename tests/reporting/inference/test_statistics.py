@@ -337,6 +337,7 @@ def test_needed_uses_the_level_after_holm() -> None:
     assert among.needed > alone.needed  # type: ignore[operator]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("different", [0, 3])
 def test_family_wise_error_at_five_seeds(different: int) -> None:
     """Six comparisons with one reference, `different` of them truly different."""
