@@ -68,7 +68,17 @@ NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "sf": "cdf"}
 
 def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
     """Every fault: its line, what it is, and the tree with it."""
+    # That a dataclass is frozen, or takes keywords, decides nothing.
+    decorators = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for decorator in node.decorator_list
+        for part in ast.walk(decorator)
+    }
     for k, node in enumerate(ast.walk(tree)):
+        if id(node) in decorators:
+            continue
         for words, change in _changes(node):
             copy = deepcopy(tree)
             twin = next(n for j, n in enumerate(ast.walk(copy)) if j == k)

@@ -174,13 +174,15 @@ def judge(claims: Sequence[Claim], findings: Findings) -> tuple[JudgedClaim, ...
 
 def show_verdicts(suite: Suite, console: Console, verbose: bool = False) -> None:
     """Print every claim with its verdicts by both rules, a line each; with `verbose`, why."""
-    judged = judge(suite.claims(), read(suite))
+    findings = read(suite)
+    judged = judge(suite.claims(), findings)
     if verbose:
         for claim in judged:
             console.print(Text(f"{claim.id} {claim.text}", style="bold"))
             for rules, verdict in claim.verdicts.items():
                 line = Text(f"  {rules}: ").append_text(_word(verdict))
                 console.print(line.append(f" {_why(verdict)}", style="dim"))
+        _print_damaged(console, findings)
         return
     heads = Text("first rules", style="bold"), Text("second, unseen seeds", style="bold")
     _print_line(console, "", *heads, "grade", "claim")
@@ -192,6 +194,19 @@ def show_verdicts(suite: Suite, console: Console, verbose: bool = False) -> None
             words = Text(), _word(reduced), _grade(reduced)
             _print_line(console, "", *words, "  at the reduced scale")
     _print_line(console, "", Text(), Text(), "", "-v says why; n counts seeds (C2, C3: functions)")
+    _print_damaged(console, findings)
+
+
+def _print_damaged(console: Console, findings: Findings) -> None:
+    damaged = {
+        run.damage: None
+        for found in findings.found
+        for comparison in found.comparisons
+        for run in comparison.runs
+        if run.damage
+    }
+    for line in damaged:  # a run may stand in several experiments
+        console.print(f"left out: {line}", style="red", markup=False, soft_wrap=True)
 
 
 def _print_line(

@@ -124,7 +124,8 @@ def test_what_rounding_may_add_by_hand(offset: float) -> None:
     """ε times the largest value, the offset's size and L times the box's largest coordinate."""
     found = search(offset)
     found.f_max = 7.0
-    assert found._rounding() == pytest.approx(ROUNDING * (7.0 + abs(offset) + 3.0 * 2.0), rel=1e-15)
+    expected = ROUNDING * (7.0 + abs(offset) + 3.0 * 2.0)
+    assert found._rounding() == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 def test_the_thresholds_by_hand() -> None:

@@ -20,6 +20,7 @@ from bpgrad.reporting.inference.verdicts import (
     decide_properties,
     difference,
     lower,
+    needed_to_decide,
     not_run,
     within_tolerance,
 )
@@ -267,3 +268,30 @@ def test_nothing_cannot_be_decided() -> None:
         decide([], range(3))
     with pytest.raises(ValueError, match="properties"):
         decide_properties([])
+
+
+def test_what_decides_a_claim_is_named() -> None:
+    """One comparison, or the closest of several; against it the most significant."""
+    one = decide([BETTER], range(5)).sentence
+    assert one.startswith("Holds: A < B, difference -1.04, p after Holm ")
+    closer = lower("A < D", LOW, seeds(1.5, 1.6, 1.8, 1.7, 1.7), "error")
+    both = decide([BETTER, closer], range(5)).sentence
+    tests = holm([paired_test(i.left, i.right) for i in (BETTER, closer)])
+    name = "A < B" if tests[0].p_holm > tests[1].p_holm else "A < D"
+    assert both.startswith(f"All 2 hold; the closest: {name}, difference ")
+    barely = lower("D < A", seeds(1.2, 1.5, 1.2, 1.7, 1.4), LOW, "loss")
+    assert outcome(barely) == Outcome.NOT_REPRODUCED
+    assert decide([barely, WORSE], range(5)).sentence.startswith("Fails: B < A, difference +1.04")
+
+
+def test_the_seeds_that_decide_by_hand() -> None:
+    """Never fewer than one more; against a claim the cheapest, for it the dearest."""
+    assert needed_to_decide([((3, 4), False)], 5) == (6, 6)
+    assert needed_to_decide([((3, None), False)], 5) == (6, None)
+    assert needed_to_decide([((9, 20), False), ((8, 30), False)], 5) == (9, 30)
+    assert needed_to_decide([((9, 20), False), ((8, None), False)], 5) == (9, None)
+    assert needed_to_decide([((9, 20), True), ((8, None), True)], 5) == (8, None)
+    assert needed_to_decide([((9, 20), True), ((8, 10), False)], 5) == (9, 20)
+    assert needed_to_decide([((9, 20), False), (None, False)], 5) is None
+    assert needed_to_decide([(None, True), ((9, 20), False)], 5) is None
+    assert all_of([("a", not_run("x"))]).n == 0
