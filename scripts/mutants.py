@@ -68,16 +68,14 @@ NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "sf": "cdf"}
 
 def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
     """Every fault: its line, what it is, and the tree with it."""
-    # That a dataclass is frozen, or takes keywords, decides nothing.
-    decorators = {
-        id(part)
+    # That a dataclass is frozen, or that two lists must be of one length, decides nothing.
+    harmless = {
+        id(node.value)
         for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef)
-        for decorator in node.decorator_list
-        for part in ast.walk(decorator)
+        if isinstance(node, ast.keyword) and node.arg in ("frozen", "strict")
     }
     for k, node in enumerate(ast.walk(tree)):
-        if id(node) in decorators:
+        if id(node) in harmless:
             continue
         for words, change in _changes(node):
             copy = deepcopy(tree)
