@@ -257,6 +257,7 @@ def test_verdicts_in_a_few_words() -> None:
     words = re.search(r"3 decide it up to σ = (\S+) over seeds, 8 up to (\S+) ", one.sentence)
     assert words is not None
     assert 0 < float(words[1]) < float(words[2])
+    assert one.sentence.endswith("(power 80 %).")
     assert "decide it" not in decide([BETTER], range(2)).sentence
     assert str(not_run("figure7 on mnist: Adam")) == "not run: needs figure7 on mnist: Adam"
 
