@@ -51,12 +51,12 @@ def c6(evidence: Evidence) -> Verdict:
         first.append(found[runs.solvers[0]])
         missing |= set(evidence.seeds[runs.experiment]) - first[-1].keys()
         medians = [
-            _epoch_medians(run, "step_size")
+            epoch_medians(run, "step_size")
             for run in evidence.runs(runs.experiment, runs.task, runs.solvers[0])
             if run.finished
         ]
         falls = np.array([of_run[-1] / of_run[0] for of_run in medians])
-        ranks = np.array([_rank_correlation(of_run) for of_run in medians])
+        ranks = np.array([rank_correlation(of_run) for of_run in medians])
         text = f"{task_title(runs.task)}: median step size"
         properties += [
             _of_worst_seed(f"{text}, last epoch / first < 1", falls, falls, limit=1.0),
@@ -80,7 +80,7 @@ def _of_worst_seed(
     return Property(text, worst, known(bool(np.max(excesses) < limit), worst), len(values))
 
 
-def _epoch_medians(run: Run, column: str) -> np.ndarray:
+def epoch_medians(run: Run, column: str) -> np.ndarray:
     """The medians of the epochs of which every iteration is recorded."""
     ends = values_of(run, "iterations").astype(int)
     values = run.steps(column)
@@ -88,7 +88,7 @@ def _epoch_medians(run: Run, column: str) -> np.ndarray:
     return np.array([np.median(part) for part in parts])
 
 
-def _rank_correlation(values: np.ndarray) -> float:
+def rank_correlation(values: np.ndarray) -> float:
     if len(values) < 2 or np.ptp(values) == 0:
         return 0.0  # constant: neither rises nor falls
     return float(stats.spearmanr(np.arange(len(values)), values).statistic)
@@ -117,15 +117,10 @@ FIGURE5 = Study(
 
 def c7(evidence: Evidence) -> Verdict:
     """Eq. 4's sides, at every iteration: RHS ≥ LHS with momentum 0.9, RHS ≤ LHS with 0."""
-    table = evidence.studies[FIGURE5.name]
-    sign = (table["momentum"] > 0).map({True: 1.0, False: -1.0})
-    room = sign * (table["rhs"] - table["lhs"])
-    tolerance = EQ4_TOLERANCE * table["objective"].clip(lower=1.0) + _rounding(table)
-    held = (room >= -tolerance).astype(float).where(room.notna() & tolerance.notna())
-    table = table.assign(held=held)
+    table = with_held(evidence.studies[FIGURE5.name])
     properties, absent, missing = [], [], set[int]()
-    for task, momentum, lipschitz in _settings((0.0, 0.9)):
-        rows = _rows(table, task, momentum, lipschitz)
+    for task, momentum, lipschitz in settings_of((0.0, 0.9)):
+        rows = rows_of(table, task, momentum, lipschitz)
         text = f"{task_title(task)}, μ = {momentum:g}, L = {lipschitz:g}"
         if rows.empty:
             absent.append(text)
@@ -139,6 +134,15 @@ def c7(evidence: Evidence) -> Verdict:
     if absent:
         return not_run(f"the study {FIGURE5.name}: {_listed(absent)}")
     return decide_properties(properties, missing)
+
+
+def with_held(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of figure5 with the column `held`: 1 where Eq. 4's sides are as claimed, NaN."""
+    sign = (table["momentum"] > 0).map({True: 1.0, False: -1.0})
+    room = sign * (table["rhs"] - table["lhs"])
+    tolerance = EQ4_TOLERANCE * table["objective"].clip(lower=1.0) + _rounding(table)
+    held = (room >= -tolerance).astype(float).where(room.notna() & tolerance.notna())
+    return table.assign(held=held)
 
 
 def _rounding(table: pd.DataFrame) -> pd.Series:
@@ -167,8 +171,8 @@ def c8(evidence: Evidence) -> Verdict:
     """Whether Eq. 4 holds throughout depends on μ alone, and a large μ is enough."""
     table = evidence.studies[MOMENTUM.name]
     planned, missing, absent = set(evidence.seeds.get(MOMENTUM.name, ())), set[int](), []
-    for task, momentum, lipschitz in _settings(MOMENTA):
-        rows = _rows(table, task, momentum, lipschitz)
+    for task, momentum, lipschitz in settings_of(MOMENTA):
+        rows = rows_of(table, task, momentum, lipschitz)
         if rows.empty:
             absent.append(f"{task_title(task)}, μ = {momentum:g}, L = {lipschitz:g}")
         missing |= planned - set(rows["seed"])
@@ -192,13 +196,13 @@ def c8(evidence: Evidence) -> Verdict:
     return decide_properties(properties, missing)
 
 
-def _settings(momenta: Sequence[float]) -> list[tuple[str, float, float]]:
+def settings_of(momenta: Sequence[float]) -> list[tuple[str, float, float]]:
     return [
         (task, mu, value) for task, each in FIGURE5_L.items() for mu in momenta for value in each
     ]
 
 
-def _rows(table: pd.DataFrame, task: str, momentum: float, lipschitz: float) -> pd.DataFrame:
+def rows_of(table: pd.DataFrame, task: str, momentum: float, lipschitz: float) -> pd.DataFrame:
     same = np.isclose(table["momentum"], momentum) & np.isclose(table["lipschitz"], lipschitz)
     return table[same & (table["task"] == task)]
 

@@ -16,6 +16,7 @@ from bpgrad.reporting.runs import Comparison, Run
 
 Of = Callable[[Run], float]
 Columns = dict[str, dict[int, float]]  # by solver, by seed
+REDUCED = "-reduced"  # ends the name of an experiment at the reduced scale
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,19 @@ class Evidence:
     def runs(self, experiment: str, task: str, solver: str) -> list[Run]:
         """The runs of a solver, of the planned seeds; finished, cut short or never started.
 
-        Raises RecordError for runs that are not of the paper's size.
+        Raises RecordError for runs that are not of the experiment's scale: reduced if its name
+        ends so, else the paper's.
         """
         comparison = self.comparisons.get((experiment, task))
         runs = () if comparison is None else comparison.runs
         found = [r for r in runs if r.solver == solver and r.seed in self.seeds[experiment]]
         for run in found:
             scale = run.config.get("scale", {}).get("name", "paper")
-            if scale != "paper":
+            expected = "reduced" if experiment.endswith(REDUCED) else "paper"
+            if scale != expected:
                 raise RecordError(
-                    f"{run.directory} is of scale={scale}; the paper's claims are judged by runs "
-                    "of scale=paper only"
+                    f"{run.directory} is of scale={scale}; the claims on {experiment} are judged "
+                    f"by runs of scale={expected} only"
                 )
         return found
 
@@ -103,11 +106,53 @@ class Evidence:
         return f"{need.experiment} on {need.task}: {', '.join(waiting)}" if waiting else ""
 
 
+def ended(run: Run) -> bool:
+    """Whether a run is finished, or has diverged, which is an end too."""
+    return run.finished or bool(run.meta.get("diverged"))
+
+
+def waiting_for(evidence: Evidence, needs: Iterable[Runs | Study]) -> str:
+    """What there is nothing of, in words; a run that diverged is something.
+
+    `Runs` without solvers stand for all those of the experiment.
+    """
+    found = []
+    for need in needs:
+        if isinstance(need, Study):
+            found.append(evidence.missing(need))
+            continue
+        comparison = evidence.comparisons.get((need.experiment, need.task))
+        solvers = need.solvers or (comparison.solvers if comparison else ("any setting",))
+        lacking = [
+            solver
+            for solver in solvers
+            if not any(map(ended, evidence.runs(need.experiment, need.task, solver)))
+        ]
+        found.append(f"{need.experiment} on {need.task}: {', '.join(lacking)}" if lacking else "")
+    return "; ".join(filter(None, found))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a claim is judged by the second rules: in words, what it needs, and the check."""
+
+    text: str
+    needs: tuple[Runs | Study, ...]
+    check: Callable[[Evidence], Verdict]
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """The verdict; not run if there is nothing at all of something that it needs."""
+        missing = waiting_for(evidence, self.needs)
+        return not_run(missing) if missing else self.check(evidence)
+
+
 @dataclass(frozen=True)
 class Claim:
     """A claim of the paper: its id in the reference, what it says, and how it is decided.
 
-    `sweep` is an experiment over whose settings it looks, whatever they are.
+    `rule`, `needs` and `check` are of the first rules. `sweep` is an experiment over whose settings
+    it looks, whatever they are. `second` is how the second rules decide it (docs/claims.md), and
+    `reduced` how they do for the runs at the reduced scale.
     """
 
     id: str
@@ -116,6 +161,8 @@ class Claim:
     needs: tuple[Runs | Study, ...]
     check: Callable[[Evidence], Verdict]
     sweep: str = ""
+    second: Rule | None = None
+    reduced: Rule | None = None
 
     def judge(self, evidence: Evidence) -> Verdict:
         """The verdict; not run if there is nothing at all of something that the claim needs."""

@@ -76,7 +76,7 @@ def verdict(suite: Suite, options: argparse.Namespace) -> None:
 
     from experiments.engine import report
 
-    report.show_verdicts(suite, Console())
+    report.show_verdicts(suite, Console(), options.verbose)
 
 
 def rebuild(suite: Suite, options: argparse.Namespace) -> None:
@@ -217,7 +217,10 @@ def parser(folder: Path) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="NAME", required=True, help="an experiment, or")
     for name, (call, text) in COMMANDS.items():
-        commands.add_parser(name, help=text).set_defaults(call=call)
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(call=call)
+        if name == "verdict":
+            command.add_argument("-v", "--verbose", action="store_true", help="say why")
     options = _options()
     _add_diff(commands)
     _add_explain(commands, options)

@@ -17,7 +17,8 @@ Over seeds a claim is decided by paired t-tests after Holm, from three seeds on;
 decided stands in `experiments/claims/`. Its thresholds come from the suite's specification,
 written before any run, or, where that leaves them open, are marked as our own there; those were
 written while the first runs were under way. *Undecided* means that the runs so far are compatible
-with the claim and with its contrary."""
+with the claim and with its contrary. Claims are not corrected across each other: of 21, one may
+be decided by chance."""
 LEANINGS = ("in every comparison so far", "in some comparisons", "in none")
 
 
@@ -98,12 +99,24 @@ def _what_was_run(runs: Sequence[Run], planned: int, studies: int) -> str:
     scales = {run.config.get("scale", {}).get("name", "paper") for run in runs}
     if runs:
         text += (
-            " All have the paper's size"
+            " All have the paper's models and data" + _shorter(runs)
             if scales == {"paper"}
             else f" Their sizes are {_and(sorted(scales))}; only paper is the paper's"
         )
         text += ", and the runs of one table and seed share initial weights and batch order."
     return text
+
+
+def _shorter(runs: Sequence[Run]) -> str:
+    """Which runs are not as long as the paper's, by task and epochs; empty if all are."""
+    full = {task: max(epochs for its, epochs in _by_length(runs) if its == task)
+            for task, _ in _by_length(runs)}  # fmt: skip
+    shorter = [
+        f"{_count(len(found), 'run')} of {epochs} instead of {full[task]} on {task_title(task)}"
+        for (task, epochs), found in _by_length(runs).items()
+        if epochs < full[task]
+    ]
+    return f", but not all its epochs: {_and(shorter)}" if shorter else ""
 
 
 def _where(runs: Sequence[Run], entries: Sequence[Mapping[str, Any]]) -> Iterable[str]:

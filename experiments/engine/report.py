@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from bpgrad.records.files import write_text
 from bpgrad.reporting.display import endings
+from bpgrad.reporting.inference.verdicts import Outcome, Verdict, needed_words
 from bpgrad.reporting.page import document, html, interactive, readme
 from bpgrad.reporting.page.document import Document, JudgedClaim
 from experiments.engine import declaration, prose, runner, studies
@@ -64,10 +64,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that is recorded, and what the checks take."""
+    """Everything that is recorded, and what the checks of the first and the second rules take.
+
+    The first are judged by the seeds that had been seen when the second were registered, these by
+    the others alone (docs/claims.md).
+    """
 
     found: tuple[Found, ...]
     evidence: Evidence
+    unseen: Evidence
 
 
 def read(suite: Suite) -> Findings:
@@ -77,25 +82,46 @@ def read(suite: Suite) -> Findings:
     """
     all_found = []
     comparisons: dict[tuple[str, str], Comparison] = {}
-    seeds: dict[str, tuple[int, ...]] = {}
     tables: dict[str, pd.DataFrame] = {}
+    seen: dict[str, tuple[int, ...]] = {}
+    unseen: dict[str, tuple[int, ...]] = {}
     for declared in declaration.load_all(suite.folder):
-        seeds[declared.name] = declared.seen or declared.seeds  # of the first rules
+        names = [declared.name]
         if isinstance(declared, Study):
             place = studies.place_of(declared)
             evidence = studies.evidence(suite.studies, declared, place)
             all_found.append(Found(declared, place=place, evidence=tuple(evidence)))
             tables |= evidence
-            seeds |= dict.fromkeys(evidence, seeds[declared.name])
+            names += evidence
         elif declared.needs:
             all_found.append(Found(declared))
         elif declared.report:
             plan = runner.prepare(declared)
             all_found.append(Found(declared, plan, tuple(runner.gather(plan))))
-            for one in all_found[-1].comparisons:
-                judged = tuple(run for run in one.runs if run.seed in seeds[declared.name])
-                comparisons[declared.name, one.task] = replace(one, runs=judged)
-    return Findings(tuple(all_found), Evidence(comparisons, seeds, tables))
+            comparisons |= {(declared.name, c.task): c for c in all_found[-1].comparisons}
+        seen |= dict.fromkeys(names, declared.seen or declared.seeds)
+        unseen |= dict.fromkeys(names, declared.seeds)
+    first, second = (_evidence(comparisons, tables, seeds) for seeds in (seen, unseen))
+    return Findings(tuple(all_found), first, second)
+
+
+def _evidence(
+    comparisons: Mapping[tuple[str, str], Comparison],
+    tables: Mapping[str, pd.DataFrame],
+    seeds: Mapping[str, tuple[int, ...]],
+) -> Evidence:
+    """What is recorded of these seeds, by experiment and table, and nothing of others."""
+    chosen = {
+        key: replace(one, runs=tuple(run for run in one.runs if run.seed in seeds[key[0]]))
+        for key, one in comparisons.items()
+    }
+    rows = {
+        name: table[table["seed"].isin(seeds[name])]
+        if "seed" in table.columns and seeds[name]
+        else table
+        for name, table in tables.items()
+    }
+    return Evidence(chosen, seeds, rows)
 
 
 def rebuild(suite: Suite) -> Path:
@@ -116,7 +142,7 @@ def rebuild(suite: Suite) -> Path:
 
 def compose(suite: Suite, findings: Findings) -> Document:
     """The report as data; the studies write their figures and tables."""
-    judged = judge(suite.claims(), findings.evidence)
+    judged = judge(suite.claims(), findings)
     shown = [found for found in findings.found if found.recorded]
     comparisons = [one for found in findings.found for one in found.comparisons]
     computed = {found.title: found.computed for found in shown if found.place is not None}
@@ -129,27 +155,49 @@ def compose(suite: Suite, findings: Findings) -> Document:
     )
 
 
-def judge(claims: Sequence[Claim], evidence: Evidence) -> tuple[JudgedClaim, ...]:
-    """Every claim of the paper with its verdict."""
-    return tuple(
-        JudgedClaim(claim.id, claim.text, claim.rule, claim.judge(evidence)) for claim in claims
-    )
+def judge(claims: Sequence[Claim], findings: Findings) -> tuple[JudgedClaim, ...]:
+    """Every claim of the paper with its verdicts by both rules."""
+    judged = []
+    for claim in claims:
+        second, reduced = claim.second, claim.reduced
+        judged.append(
+            JudgedClaim(
+                *(claim.id, claim.text, claim.rule, claim.judge(findings.evidence)),
+                second_rule=second.text if second else "",
+                second=second.judge(findings.unseen) if second else None,
+                reduced_rule=reduced.text if reduced else "",
+                reduced=reduced.judge(findings.unseen) if reduced else None,
+            )
+        )
+    return tuple(judged)
 
 
-def show_verdicts(suite: Suite, console: Console) -> None:
-    """Print every claim: green, red or grey, with the numbers that decide it, on one screen."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for _ in range(2):
-        table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+def show_verdicts(suite: Suite, console: Console, verbose: bool = False) -> None:
+    """Print every claim with its verdicts by both rules, a line each; with `verbose`, why."""
     findings = read(suite)
-    for claim in judge(suite.claims(), findings.evidence):
-        verdict, color = claim.verdict, _screen_color(claim)
-        needs = "" if verdict.needed is None else f" Needs n = {verdict.needed}."
-        says = Text(f"{claim.text}. ").append(f"{verdict.sentence}{needs}", style="dim")
-        words = f"{document.SIGNS[verdict.outcome]} {verdict.outcome}"
-        table.add_row(Text(claim.id, style=color), Text(words, style=color), says)
-    console.print(table)
+    judged = judge(suite.claims(), findings)
+    if verbose:
+        for claim in judged:
+            console.print(Text(f"{claim.id} {claim.text}", style="bold"))
+            for rules, verdict in claim.verdicts.items():
+                line = Text(f"  {rules}: ").append_text(_word(verdict))
+                console.print(line.append(f" {_why(verdict)}", style="dim"))
+        _print_damaged(console, findings)
+        return
+    heads = Text("first rules", style="bold"), Text("second, unseen seeds", style="bold")
+    _print_line(console, "", *heads, "grade", "claim")
+    for claim in judged:
+        second = claim.second or claim.verdict
+        words = _word(claim.verdict), _word(second), _grade(second)
+        _print_line(console, claim.id, *words, claim.text)
+        if (reduced := claim.reduced) is not None:
+            words = Text(), _word(reduced), _grade(reduced)
+            _print_line(console, "", *words, "  at the reduced scale")
+    _print_line(console, "", Text(), Text(), "", "-v says why; n counts seeds (C2, C3: functions)")
+    _print_damaged(console, findings)
+
+
+def _print_damaged(console: Console, findings: Findings) -> None:
     damaged = {
         run.damage: None
         for found in findings.found
@@ -161,8 +209,35 @@ def show_verdicts(suite: Suite, console: Console) -> None:
         console.print(f"left out: {line}", style="red", markup=False, soft_wrap=True)
 
 
-def _screen_color(claim: JudgedClaim) -> str:
-    return "bright_black" if claim.color == document.GREY else claim.color
+def _print_line(
+    console: Console, name: str, first: Text, second: Text, grade: str, says: str
+) -> None:
+    """A line of the screen, cut where it ends."""
+    line = Text(name.ljust(4))
+    for verdict in (first, second):
+        verdict.pad_right(max(0, 23 - len(verdict)))
+        line.append_text(verdict)
+    line.append(f"{grade.ljust(9)} {says}")
+    console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+
+
+def _word(verdict: Verdict) -> Text:
+    """Sign, outcome and n of a verdict in the colour of its outcome."""
+    color = document.COLORS.get(verdict.outcome, "bright_black")
+    n = "" if verdict.outcome == Outcome.NOT_RUN else f", n = {verdict.n}"
+    return Text(f"{document.SIGNS[verdict.outcome]} {verdict.outcome}{n}", style=color)
+
+
+def _grade(verdict: Verdict) -> str:
+    return "" if verdict.grade is None else str(verdict.grade)
+
+
+def _why(verdict: Verdict) -> str:
+    needs = "" if verdict.needed is None else f" Needs n = {needed_words(verdict.needed)}."
+    grade, worst = verdict.grade, verdict.grade.worst if verdict.grade else ""
+    share = f" Grade: {grade} {grade.of}." if grade else ""
+    miss = f" Largest miss: {worst}." if worst and worst not in verdict.sentence else ""
+    return f"{verdict.sentence}{share}{miss}{needs}"
 
 
 def _section(suite: Suite, found: Found, judged: Sequence[JudgedClaim]) -> document.Section:

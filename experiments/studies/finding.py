@@ -60,6 +60,13 @@ def _estimated(f: TestFunction, c: Counter, seed: int, eps: float) -> None:
     minimize(c.fun, c.grad, f.bounds, None, eps=eps, offset=_shift(f, c), seed=seed, max_evals=None)
 
 
+def _without_gradients(f: TestFunction, c: Counter, seed: int, eps: float) -> None:
+    minimize(
+        c.fun, None, f.bounds, f.lipschitz,
+        eps=eps, offset=_shift(f, c), seed=seed, max_evals=None,
+    )  # fmt: skip
+
+
 def _adalipo(f: TestFunction, c: Counter, seed: int, eps: float) -> None:
     minimize_adalipo(c.fun, f.bounds, max_evals=c.most, seed=seed)
 
@@ -99,6 +106,8 @@ FINDERS: dict[str, Callable[[TestFunction, Counter, int, float], None]] = {
     "shgo": _shgo,
     "direct": _direct,
 }
+#: Claim C3 compares it with the first: the same search, but for the gradient.
+WITHOUT = "Algorithm 1 without gradients"
 #: One run each.
 DETERMINISTIC = ("shgo", "direct")
 
@@ -117,7 +126,7 @@ def find(function: TestFunction, method: str, seed: int) -> dict[str, Any]:
     try:
         with cpu_limit(MOST_SECONDS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scipy's, on degenerate simplices and line searches
-            FINDERS[method](function, counter, seed, eps)
+            (FINDERS | {WITHOUT: _without_gradients})[method](function, counter, seed, eps)
     except Over:
         end = "evaluations" if counter.total >= counter.most else "time"
     seconds = time.thread_time() - start

@@ -18,7 +18,7 @@ from experiments.studies.test_functions import all_functions
 
 SEEDS = tuple(range(50))
 CERTIFIED_SEEDS = (0, 1, 2)
-FOUND, CERTIFIED = "runs.csv", "certificates.csv"
+FOUND, WITHOUT, CERTIFIED = "runs.csv", "without_gradients.csv", "certificates.csv"
 FOUND_KEY = ["function", "method", "seed"]
 CERTIFIED_KEY = ["function", "part", "method", "seed"]
 
@@ -34,8 +34,9 @@ def run(folder: Path, *, seeds: Sequence[int] = (), overrides: Sequence[str] = (
     if overrides:
         raise ConfigError(f"samplers has no settings, unlike {' '.join(overrides)}")
     found = _complete(folder / FOUND, FOUND_KEY, _find(seeds or SEEDS), finding.find)
+    without = _complete(folder / WITHOUT, FOUND_KEY, _without(seeds or SEEDS), finding.find)
     certified = _complete(folder / CERTIFIED, CERTIFIED_KEY, _certify(), certifying.certify)
-    if found or certified:
+    if found or without or certified:
         write_meta(folder)
 
 
@@ -48,6 +49,12 @@ def _find(seeds: Sequence[int]) -> Iterator[list[tuple[Any, ...]]]:
                 for method in finding.FINDERS
                 if once or method not in finding.DETERMINISTIC
             ]
+
+
+def _without(seeds: Sequence[int]) -> Iterator[list[tuple[Any, ...]]]:
+    for seed in seeds:
+        for function in all_functions():
+            yield [(function, finding.WITHOUT, seed)]
 
 
 def _certify() -> Iterator[list[tuple[Any, ...]]]:
@@ -88,11 +95,32 @@ def evidence(folder: Path) -> dict[str, pd.DataFrame]:
     """Table "samplers": median evaluations to 99 %, of Algorithm 1 and of AdaLIPO, by function.
 
     An evaluation of the gradient counts as one of the function. Runs that never got there count
-    with the limit.
+    with the limit. Table "gradients", where that is recorded: the same with gradients
+    and without (Algorithm 1), to each accuracy, by family of functions.
     """
-    medians = _medians(pd.read_csv(folder / FOUND))
+    found = pd.read_csv(folder / FOUND)
+    medians = _medians(found)
     columns = {"gradient": medians[comparison.GRADIENT], "uniform": medians[comparison.UNIFORM]}
-    return {"samplers": pd.DataFrame(columns).rename_axis("function").reset_index()}
+    tables = {"samplers": pd.DataFrame(columns).rename_axis("function").reset_index()}
+    if (folder / WITHOUT).exists():
+        ours = found[found["method"] == comparison.GRADIENT]
+        tables["gradients"] = with_and_without(ours, pd.read_csv(folder / WITHOUT))
+    return tables
+
+
+def with_and_without(ours: pd.DataFrame, without: pd.DataFrame) -> pd.DataFrame:
+    """Median evaluations of both: a row a function and accuracy, with the function's family."""
+    rows = []
+    for function in without["function"].unique():
+        for accuracy in finding.ACCURACIES:
+            column = f"to_{100 * accuracy:.0f}"
+            medians = [
+                found.loc[found["function"] == function, column].map(finding.within).median()
+                for found in (ours, without)
+            ]
+            family = function.partition(", D = ")[0]
+            rows.append((family, round(100 * accuracy), *medians))
+    return pd.DataFrame(rows, columns=["family", "accuracy", "with_gradients", "without"])
 
 
 def show(folder: Path, figures: Path, tables: Path) -> str:

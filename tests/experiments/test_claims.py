@@ -12,7 +12,7 @@ from bpgrad.reporting.inference.verdicts import Outcome, Verdict
 from bpgrad.reporting.runs import Comparison
 from experiments.__main__ import SUITE
 from experiments.claims import CLAIMS, detection, segmentation, theory, trajectories
-from experiments.engine import declaration
+from experiments.engine import checks, declaration
 from experiments.engine.checks import judge_table
 from experiments.engine.claim import Evidence, Runs, Study
 from experiments.engine.printed import paper_values
@@ -121,6 +121,20 @@ def test_reliability_is_the_fluctuation_of_the_last_epochs(tmp_path: Path, calm:
     assert outcome == (Outcome.REPRODUCED if calm else Outcome.NOT_REPRODUCED)
 
 
+def test_values_of_a_run_by_hand(tmp_path: Path) -> None:
+    """The deviation is that of a sample: of 1, 2, 6 it is √7."""
+    run = make_run(tmp_path, "x", epochs=6)
+    run.rows["v"] = [90.0, 9.0, 3.0, 1.0, 2.0, 6.0]
+    assert checks.fluctuation("v", 3)(run) == pytest.approx(np.sqrt(7))
+    assert checks.last("v")(run) == 6
+    assert checks.early("v", 2)(run) == 49.5
+    assert checks.average("v", "epoch")(run) == 6
+    with pytest.raises(RecordError, match="has 6 epochs, 7 are needed"):
+        checks.fluctuation("v", 7)(run)
+    with pytest.raises(RecordError, match="has no column w"):
+        checks.last("w")(run)
+
+
 def steps(folder: Path, task: str, values: np.ndarray, seed: int = 0) -> Comparison:
     """A run of Figure 4 with these step sizes, in four epochs."""
     run = make_run(folder, "BPGrad", seed, task=task, epochs=4)
@@ -146,7 +160,7 @@ def test_step_sizes(tmp_path: Path, first: float, slope: float, outcome: Outcome
     comparisons = {("figure4", "mnist"): mnist, ("figure4", "cifar10"): cifar}
     assert judge("C6", Evidence(comparisons, {"figure4": (0,)})).outcome == outcome
     waiting = judge("C6", Evidence(comparisons, {"figure4": (0, 1)}))
-    assert (waiting.outcome, waiting.n, waiting.needed) == (Outcome.UNDECIDED, 1, 2)
+    assert (waiting.outcome, waiting.n, waiting.needed) == (Outcome.UNDECIDED, 1, (2, 2))
 
 
 @pytest.mark.parametrize(("factor", "outcome"), [(0.95, "REPRODUCED"), (0.8, "NOT_REPRODUCED")])
@@ -548,6 +562,9 @@ def test_samplers() -> None:
     ("narrow", "wide", "outcome"),
     [
         (0.05, 0.95, Outcome.REPRODUCED),
+        (0.1, 0.9, Outcome.REPRODUCED),  # the limits belong to what is filled, and kept
+        (0.101, 0.9, Outcome.NOT_REPRODUCED),
+        (0.1, 0.899, Outcome.NOT_REPRODUCED),
         (0.5, 0.95, Outcome.NOT_REPRODUCED),
         (0.05, 0.5, Outcome.NOT_REPRODUCED),
         (np.nan, 0.95, Outcome.UNDECIDED),
@@ -555,7 +572,7 @@ def test_samplers() -> None:
 )
 def test_smoothing(narrow: float, wide: float, outcome: Outcome) -> None:
     """C4, from the depths of the valleys before and after."""
-    rows: list[tuple[object, ...]] = [("narrow", 2.0, 2 * narrow), ("wide", 0.5, 0.5 * wide)]
+    rows: list[tuple[object, ...]] = [("narrow", 2.0, 2 * narrow), ("wide", 1.0, wide)]
     assert judge("C4", study(theory.SMOOTHING, rows)).outcome == outcome
     assert "wide" in judge("C4", study(theory.SMOOTHING, rows[:1])).needs
 

@@ -11,6 +11,7 @@ import pytest
 from bpgrad.errors import ConfigError
 from bpgrad.reporting.page.interactive import widget
 from experiments.claims import CLAIMS
+from experiments.claims.second.theory import GRADIENTS
 from experiments.claims.theory import FILLED, KEPT, LOOP
 from experiments.engine.claim import Evidence
 from experiments.studies import certifying, figure1, figure2, figure3, finding, samplers
@@ -286,6 +287,11 @@ def test_the_study_resumes_decides_and_shows(
     table = samplers.evidence(tmp_path)["samplers"]
     assert list(table.columns) == ["function", "gradient", "uniform"]
     assert len(table) == 3
+    gradients = samplers.evidence(tmp_path)["gradients"]
+    assert list(gradients.columns) == list(GRADIENTS.columns)
+    assert gradients["family"].unique().tolist() == ["Sphere", "Ackley", "Branin"]
+    (tmp_path / samplers.WITHOUT).unlink()
+    assert "gradients" not in samplers.evidence(tmp_path)
     text = samplers.show(tmp_path, tmp_path, tmp_path)
     assert text == samplers.show(tmp_path, tmp_path, tmp_path)
     for name in ("samplers", "samplers_evaluations", "samplers_certificates"):
@@ -294,6 +300,19 @@ def test_the_study_resumes_decides_and_shows(
     assert "Sphere, D = 1" in text
     with pytest.raises(ConfigError, match="samplers"):
         samplers.run(tmp_path, overrides=["x=1"])
+
+
+def test_evaluations_with_and_without_gradients_by_hand() -> None:
+    """Medians over seeds; what was never reached counts with the limit."""
+    columns = ["function", "seed", "to_90", "to_95", "to_99"]
+    ours = [("Deb N.1, D = 2", 0, 2, 9, 30), ("Deb N.1, D = 2", 1, 4, 9, 31)]
+    without = [("Deb N.1, D = 2", 0, 5, 9, np.nan), ("Deb N.1, D = 2", 1, 5, 8, np.nan)]
+    found = samplers.with_and_without(*(pd.DataFrame(r, columns=columns) for r in (ours, without)))
+    assert found.to_numpy().tolist() == [
+        ["Deb N.1", 90, 3.0, 5.0],
+        ["Deb N.1", 95, 9.0, 8.5],
+        ["Deb N.1", 99, 30.5, 1000.0],
+    ]
 
 
 def test_the_widget_asks_nothing_of_the_network() -> None:

@@ -10,11 +10,11 @@ import numpy as np
 from bpgrad.metrics import Metric
 from bpgrad.reporting.display.grid import text_of
 from bpgrad.reporting.display.style import task_title
+from bpgrad.reporting.inference.statistics import MIN_SEEDS, holm, paired_test
 from bpgrad.reporting.runs import Comparison, Run
 
 TWIN = "twin of "  # a label "twin of X: what" is compared with X, others with the first
 LAST_EPOCHS = 10  # over which a run's scatter from epoch to epoch is taken
-BEYOND = 2.0  # standard deviations that a difference may owe to the scatter
 
 
 def answer(shows: str, comparison: Comparison) -> str:
@@ -33,10 +33,9 @@ def _variants(comparison: Comparison) -> Iterator[str]:
     yield ""
     yield "| variant | beside | " + " | ".join(title_of(c, m) for c, m in columns) + " |"
     yield "| --- | --- |" + " ---: |" * len(columns)
-    for solver in shown[1:]:
-        beside = first
-        if solver.startswith(TWIN):
-            beside = solver.removeprefix(TWIN).partition(":")[0]
+    pairs = [(solver, _beside(solver, first)) for solver in shown[1:]]
+    significant = {column: _significant(comparison, pairs, column) for column, _ in columns}
+    for k, (solver, beside) in enumerate(pairs):
         cells = []
         for column, metric in columns:
             change = _mean(comparison, solver, column) - _mean(comparison, beside, column)
@@ -44,16 +43,34 @@ def _variants(comparison: Comparison) -> Iterator[str]:
                 cells.append("–")
                 continue
             text = f"{'−' if change < 0 else '+'}{text_of(abs(change), metric)}"
-            large = abs(change) > BEYOND * math.sqrt(2) * noise[column]
-            cells.append(f"**{text}**" if large else text)
+            cells.append(f"**{text}**" if significant[column][k] else text)
         yield f"| {solver} | {beside} | {' | '.join(cells)} |"
     yield ""
+    seeds = min(len(comparison.finished(solver)) for solver in shown)
     words = " and ".join(f"{text_of(noise[c], m)} ({title_of(c, m)})" for c, m in columns)
     yield (
-        f"Bold is what exceeds {BEYOND:g} standard deviations of the scatter that the runs have by "
-        f"themselves from one epoch to the next, {words}. That is all there is to judge "
-        "chance by with few seeds, and less than other seeds would do."
+        "Bold is what a paired t-test over seeds finds at 5 %, after Holm over the column; with "
+        f"fewer than {MIN_SEEDS} seeds nothing is bold (here {seeds}). By themselves the runs "
+        f"scatter from one epoch to the next with a standard deviation of {words}."
     )
+
+
+def _beside(solver: str, first: str) -> str:
+    """What a variant is compared with."""
+    if solver.startswith(TWIN):
+        return solver.removeprefix(TWIN).partition(":")[0]
+    return first
+
+
+def _significant(
+    comparison: Comparison, pairs: Sequence[tuple[str, str]], column: str
+) -> list[bool]:
+    """Whether the last epochs of each pair differ, paired by seed, after Holm."""
+    sides = [
+        [{run.seed: run.rows[column].iloc[-1] for run in comparison.finished(s)} for s in pair]
+        for pair in pairs
+    ]
+    return [test.significant for test in holm([paired_test(*both) for both in sides])]
 
 
 def _sweep(comparison: Comparison) -> Iterator[str]:

@@ -3,11 +3,13 @@
 Solvers start a seed from the same weights and see the same batches, so their results are compared
 seed by seed: a paired t-test on the differences with a 95 % t-interval, and Holm's correction over
 the comparisons of one table column. The t-test takes the differences as normally distributed; with
-few seeds this is an assumption that cannot be tested. From eight seeds on the exact Wilcoxon test
-stands beside it. With one or two seeds nothing is significant.
+few seeds this is an assumption that cannot be tested. Welch's test, which does not pair, stands
+beside it, and from eight seeds on the exact Wilcoxon test. With one or two seeds nothing is
+significant. That two solvers are alike within a limit is shown by two one-sided tests (TOST).
 
-A value that is not finite (a solver that diverged) is never left out, which would flatter the
-solver: it makes mean, deviation and p NaN, and NaN is never significant.
+An infinite value is that of a run that diverged, and ranks last: no t-test takes it, so p is that
+of the exact Wilcoxon test, in which it is the largest of all. A value that is NaN is never left
+out, which would flatter the solver: it makes mean, deviation and p NaN, never significant.
 """
 
 import math
@@ -15,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import integrate, optimize, special, stats
 
 from bpgrad.errors import RecordError
 
@@ -27,6 +29,7 @@ MAX_SEEDS = 100_000  # above, a power estimate says as much as none
 ROUND_OFF = 1e-12  # of the largest value: differences below are no differences
 
 BySeed = Mapping[int, float]
+Needed = tuple[int, int | None]  # from – to, without an end if None
 
 
 def by_seed(pairs: Iterable[tuple[int, float]], what: str = "values") -> dict[int, float]:
@@ -53,9 +56,8 @@ class Summary:
 
 def summarise(values: BySeed) -> Summary:
     """Mean and sample standard deviation over seeds; NaN where there are too few for them."""
-    found = _finite_or_nan(np.array(list(values.values()), dtype=np.float64))
-    mean = float(found.mean()) if len(found) else math.nan
-    return Summary(len(found), mean, _std(found, ROUND_OFF * np.abs(found).max(initial=0)))
+    found = np.array(list(values.values()), dtype=np.float64)
+    return Summary(len(found), _mean(found), _std(found, _round_off(found)))
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ class PairedTest:
     are in the unit of the values. `p` is that of the two-sided paired t-test, `p_wilcoxon` of the
     exact Wilcoxon signed-rank test (None below eight pairs). `p_holm` is p after Holm's correction,
     `level` the level that p itself is held against there. Both are p and 5 % until `holm` has seen
-    the whole column. With one pair, std, interval and p are NaN; for equal differences see
-    `paired_test`.
+    the whole column. With one pair, std, interval and p are NaN; for equal and for infinite
+    differences see `paired_test`.
     """
 
     n: int
@@ -88,9 +90,9 @@ class PairedTest:
         return self.n >= MIN_SEEDS and self.p_holm <= ALPHA  # False for NaN
 
     @property
-    def needed(self) -> int | None:
-        """The pairs needed for a power of 80 %; see `needed_pairs`."""
-        return needed_pairs(self.mean, self.std, self.level)
+    def needed(self) -> Needed | None:
+        """The pairs needed for a power of 80 %; see `needed_range`."""
+        return needed_range(self.mean, self.std, self.n, self.level)
 
 
 def paired_test(values: BySeed, reference: BySeed) -> PairedTest:
@@ -99,20 +101,20 @@ def paired_test(values: BySeed, reference: BySeed) -> PairedTest:
     Where all differences are equal the t-test does not apply, since normal ones never are: its p
     would be 0, and three errors that each differ by one image be significant. Then p is that of the
     exact sign test, 2^(1−n), and there is no interval; without any difference p is 1.
-    """
-    seeds = sorted(values.keys() & reference.keys())
-    unpaired = len(values.keys() ^ reference.keys())
-    one = _finite_or_nan(np.array([values[seed] for seed in seeds], dtype=np.float64))
-    other = _finite_or_nan(np.array([reference[seed] for seed in seeds], dtype=np.float64))
-    round_off = ROUND_OFF * np.abs([one, other]).max(initial=0)
-    differences = one - other
-    differences[np.abs(differences) <= round_off] = 0.0
 
+    Where a difference is infinite, p is that of the exact Wilcoxon test, and the mean is ±inf, on
+    the side of the larger rank sum. Both infinite, of the same sign, is no difference.
+    """
+    unpaired = len(values.keys() ^ reference.keys())
+    differences, round_off = _differences(values, reference)
     n = len(differences)
-    mean = float(differences.mean()) if n else math.nan
+    mean = _mean(differences)
     std = _std(differences, round_off)
     low = high = p = math.nan
-    if n >= 2:
+    if n >= 2 and np.isinf(differences).any():
+        p = exact_wilcoxon(differences)
+        mean = _towards(differences)
+    elif n >= 2:
         if std == 0:
             p = 2.0 ** (1 - n) if mean else 1.0
         else:
@@ -121,6 +123,99 @@ def paired_test(values: BySeed, reference: BySeed) -> PairedTest:
             p = float(2 * stats.t.sf(abs(mean) / std * math.sqrt(n), n - 1))
     p_wilcoxon = exact_wilcoxon(differences) if n >= MIN_SEEDS_WILCOXON else None
     return PairedTest(n, unpaired, mean, std, low, high, p, p_wilcoxon, p, ALPHA)
+
+
+def welch(values: BySeed, reference: BySeed) -> float:
+    """Two-sided p of Welch's t-test, which does not pair and lets the variances differ.
+
+    NaN where one side has fewer than two values, a value is not finite, or neither side varies.
+    """
+    one, other = (np.array(list(side.values()), dtype=np.float64) for side in (values, reference))
+    if min(len(one), len(other)) < 2 or not np.isfinite([*one, *other]).all():
+        return math.nan
+    round_off = _round_off(one, other)
+    parts = [_std(side, round_off) ** 2 / len(side) for side in (one, other)]
+    if sum(parts) == 0:
+        return math.nan
+    degrees = sum(parts) ** 2 / sum(
+        part**2 / (len(side) - 1) for part, side in zip(parts, (one, other), strict=True)
+    )
+    t = abs(one.mean() - other.mean()) / math.sqrt(sum(parts))
+    return float(2 * stats.t.sf(t, degrees))
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Whether a mean difference lies within low_limit and high_limit: two one-sided t-tests.
+
+    `p` is the larger of the two tests', that of the whole; `low` and `high` are the 90 %
+    t-interval, which lies within the limits just where p is below 5 %. A limit may be infinite:
+    then the other one is tested alone (no worse than).
+    """
+
+    n: int
+    mean: float
+    std: float
+    low: float
+    high: float
+    low_limit: float
+    high_limit: float
+    p: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether both tests reject at 5 %; never with one or two pairs."""
+        return self.n >= MIN_SEEDS and self.p <= ALPHA
+
+
+def tost(values: BySeed, reference: BySeed, low_limit: float, high_limit: float) -> Equivalence:
+    """Two one-sided paired t-tests that low_limit < value − reference < high_limit on average.
+
+    For ratios give logarithms of values and limits. Equal differences within the limits have the p
+    of the one-sided sign test, 2^(−n); with an infinite one the tests are Wilcoxon's, exact.
+
+    Raises ValueError for limits that are both infinite, or not in order.
+    """
+    if not low_limit < high_limit or math.inf == -low_limit == high_limit:
+        raise ValueError(f"limits {low_limit:g} and {high_limit:g}: the first must be the lower")
+    differences, round_off = _differences(values, reference)
+    n, mean, std = len(differences), _mean(differences), _std(differences, round_off)
+    low = high = p = math.nan
+    if n >= 2 and not np.isnan(differences).any():
+        if np.isinf(differences).any():
+            rooms = ((differences, low_limit), (-differences, -high_limit))
+            p = max(_one_sided_wilcoxon(d - limit) for d, limit in rooms if math.isfinite(limit))
+        elif std == 0:
+            p = 2.0**-n if low_limit < mean < high_limit else 1.0
+        else:
+            error = std / math.sqrt(n)
+            half = error * float(stats.t.isf(ALPHA, n - 1))
+            low, high = mean - half, mean + half
+            away = np.array([mean - low_limit, high_limit - mean]) / error
+            p = float(stats.t.sf(away, n - 1).max())
+    return Equivalence(n, mean, std, low, high, low_limit, high_limit, p)
+
+
+def tost_power(n: int, limit: float, std: float, mean: float = 0.0) -> float:
+    """The power of `tost` with `n` pairs and the limits ±limit, all others true values.
+
+    Both tests reject where |mean difference| ≤ limit − t s/√n; integrated over s, which is
+    independent of the mean.
+    """
+    degrees, error = n - 1, std / math.sqrt(n)
+    critical = float(stats.t.isf(ALPHA, degrees))
+
+    def at(relative: float) -> float:  # s/σ
+        room = limit - critical * relative * error
+        if room <= 0:
+            return 0.0
+        inside = stats.norm.cdf((room - mean) / error) - stats.norm.cdf((-room - mean) / error)
+        density = stats.chi.pdf(relative * math.sqrt(degrees), degrees) * math.sqrt(degrees)
+        return float(inside * density)
+
+    end = limit / (critical * error)
+    middle = min(1.0, end / 2)  # near it the density has its peak
+    return float(sum(integrate.quad(at, *part)[0] for part in ((0, middle), (middle, end))))
 
 
 def holm(tests: Sequence[PairedTest], family: int | None = None) -> list[PairedTest]:
@@ -193,6 +288,30 @@ def needed_pairs(mean: float, std: float, level: float = ALPHA, power: float = P
     return high if high <= MAX_SEEDS else None
 
 
+def needed_range(
+    mean: float, std: float, n: int, level: float = ALPHA, power: float = POWER
+) -> Needed | None:
+    """Between which numbers the pairs needed lie, with 80 % confidence, as far as n pairs can say.
+
+    The ends are `needed_pairs` at the effects |mean| / std of which 10 % and 90 % of such samples
+    would show a smaller one: from three seeds the estimate itself may be off by a factor of 10.
+    None where nothing is known of it; without an end where no effect at all is within the range, or
+    more than 100 000 would be needed. For equal differences, which have no t, a single number.
+    """
+    best = needed_pairs(mean, std, level, power)
+    if std == 0 and best is not None:
+        return best, best
+    if n < 2 or not (math.isfinite(mean) and math.isfinite(std)) or std == 0:
+        return None
+    t = min(abs(mean) / std, 1000.0) * math.sqrt(n)  # more needs three too, and is NaN in scipy
+    ends = []
+    for share in (0.1, 0.9):  # of samples with a smaller t: the large effect, the small one
+        shift = max(0.0, float(special.nctdtrinc(n - 1, share, t)))
+        ends.append(needed_pairs(shift / math.sqrt(n), 1.0, level, power))
+    few, many = ends
+    return None if few is None else (few, many)
+
+
 def largest_std(mean: float, n: int, level: float = ALPHA, power: float = POWER) -> float:
     """The standard deviation of the differences up to which `n` pairs have the power.
 
@@ -221,23 +340,60 @@ def exact_wilcoxon(differences: np.ndarray) -> float:
     """
     if np.isnan(differences).any():
         return math.nan
+    return min(1.0, 2 * min(_one_sided_wilcoxon(differences), _one_sided_wilcoxon(-differences)))
+
+
+def _one_sided_wilcoxon(differences: np.ndarray) -> float:
+    """How often chance gives the positive differences a rank sum as large as theirs."""
     differences = differences[differences != 0]
-    ranks = np.rint(2 * stats.rankdata(np.abs(differences))).astype(int)  # doubled: ties are halves
+    ranks = _ranks(differences)
     counts = np.ones(1)
     for rank in ranks:
         with_rank = np.concatenate([np.zeros(rank), counts])
         counts = np.concatenate([counts, np.zeros(rank)]) + with_rank
-    shares = counts / counts.sum()
     positive = int(ranks[differences > 0].sum())
-    return float(min(1.0, 2 * min(shares[: positive + 1].sum(), shares[positive:].sum())))
+    return float(counts[positive:].sum() / counts.sum())
 
 
-def _finite_or_nan(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(values), values, math.nan)
+def _ranks(differences: np.ndarray) -> np.ndarray:
+    """Ranks of the absolute values, infinite ones last; doubled, as ties are halves."""
+    return np.rint(2 * stats.rankdata(np.abs(differences))).astype(int)
+
+
+def _towards(differences: np.ndarray) -> float:
+    """±inf, or 0, by the sign of the sum of signed ranks; NaN for NaN."""
+    if np.isnan(differences).any():
+        return math.nan
+    balance = int((np.sign(differences) * _ranks(differences)).sum())
+    return math.copysign(math.inf, balance) if balance else 0.0
+
+
+def _differences(values: BySeed, reference: BySeed) -> tuple[np.ndarray, float]:
+    """Value − reference of the seeds that both have, in order, and what is round-off in them."""
+    seeds = sorted(values.keys() & reference.keys())
+    one, other = (
+        np.array([side[seed] for seed in seeds], dtype=np.float64) for side in (values, reference)
+    )
+    round_off = _round_off(one, other)
+    with np.errstate(invalid="ignore"):
+        differences = np.where(one == other, 0.0, one - other)  # inf − inf is none
+    differences[np.abs(differences) <= round_off] = 0.0
+    return differences, round_off
+
+
+def _round_off(*values: np.ndarray) -> float:
+    """What is no difference between them: relative to the largest that is finite."""
+    found = np.abs(np.concatenate(values))
+    return ROUND_OFF * float(found[np.isfinite(found)].max(initial=0.0))
+
+
+def _mean(values: np.ndarray) -> float:
+    with np.errstate(invalid="ignore"):
+        return float(values.mean()) if len(values) else math.nan
 
 
 def _std(values: np.ndarray, round_off: float) -> float:
     """Of the sample; exactly 0 for values that differ by no more than round-off."""
-    if len(values) < 2:
+    if len(values) < 2 or not np.isfinite(values).all():
         return math.nan
     return 0.0 if np.ptp(values) <= round_off else float(values.std(ddof=1))

@@ -23,6 +23,7 @@ from bpgrad.reporting.inference.statistics import (
     MIN_SEEDS_WILCOXON,
     POWER,
     BySeed,
+    Needed,
     PairedTest,
     holm,
     largest_std,
@@ -61,21 +62,46 @@ class Leaning:
 
 
 @dataclass(frozen=True)
+class Grade:
+    """How far a claim holds: `held` of its `checks` (or iterations, say) do.
+
+    `miss` is by how much the worst one misses, in units of the paper's scale, and `worst` says so
+    in words; 0 and empty if none does.
+    """
+
+    held: int
+    checks: int
+    miss: float = 0.0
+    worst: str = ""
+    of: str = "checks"
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1; NaN without checks."""
+        return self.held / self.checks if self.checks else math.nan
+
+    def __str__(self) -> str:
+        return f"{self.held:,} of {self.checks:,}"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The outcome, one sentence that says why, and the numbers behind it.
 
-    `n` is the smallest number of seeds that a comparison had. `needed` is the number of seeds that
-    a power estimate asks for where the claim is undecided; None where there is no estimate. `needs`
-    is what a claim that was not run waits for.
+    `n` is the smallest number of seeds that a comparison had. `needed` are the seeds that a power
+    estimate asks for where the claim is undecided, from – to; None where there is no estimate.
+    `needs` is what a claim that was not run waits for. `grade` is how far a claim holds, where the
+    rules ask for that.
     """
 
     outcome: Outcome
     sentence: str
     numbers: tuple[Number, ...] = ()
     n: int = 0
-    needed: int | None = None
+    needed: Needed | None = None
     needs: str = ""
     leaning: Leaning = Leaning()
+    grade: Grade | None = None
 
     def __str__(self) -> str:
         """The outcome in a few words, as "undecided (n = 5, needs 12)"."""
@@ -83,7 +109,7 @@ class Verdict:
             case Outcome.NOT_RUN:
                 return f"{self.outcome}: needs {self.needs}"
             case Outcome.UNDECIDED if self.needed is not None:
-                return f"{self.outcome} (n = {self.n}, needs {self.needed})"
+                return f"{self.outcome} (n = {self.n}, needs {needed_words(self.needed)})"
             case Outcome.UNDECIDED if self.n < MIN_SEEDS:
                 return f"{self.outcome} (n = {self.n}, needs {MIN_SEEDS} at least)"
             case Outcome.UNDECIDED:
@@ -161,9 +187,8 @@ def decide(inequalities: Sequence[Inequality], planned: Collection[int]) -> Verd
         numbers = [n for i, pair in zip(inequalities, pairs, strict=True) for n in _means(i, *pair)]
         listed = ", ".join(map(str, missing))
         sentence = f"Not tested before all planned seeds have finished; missing: {listed}."
-        return Verdict(
-            Outcome.UNDECIDED, sentence, tuple(numbers), n, len(planned), leaning=leaning
-        )
+        all_of_them = len(planned), len(planned)
+        return Verdict(Outcome.UNDECIDED, sentence, tuple(numbers), n, all_of_them, leaning=leaning)
 
     tests = _tests(inequalities, pairs)
     numbers = []
@@ -193,9 +218,8 @@ def decide(inequalities: Sequence[Inequality], planned: Collection[int]) -> Verd
     if n < MIN_SEEDS:
         sentence += f" Nothing is decided below {MIN_SEEDS} seeds"
         sentence += _enough(tests[k].mean, min(t.level for t in tests)) if n == 1 else "."
-    return Verdict(
-        Outcome.UNDECIDED, sentence, tuple(numbers), n, _needed(tests, n), leaning=leaning
-    )
+    needed = needed_to_decide([(test.needed, test.mean > 0) for test in tests], n)
+    return Verdict(Outcome.UNDECIDED, sentence, tuple(numbers), n, needed, leaning=leaning)
 
 
 @dataclass(frozen=True)
@@ -223,7 +247,8 @@ def decide_properties(properties: Sequence[Property], missing: Collection[int] =
     if missing:
         listed = ", ".join(map(str, sorted(missing)))
         sentence = f"Not judged before all planned seeds have finished; missing: {listed}."
-        return Verdict(Outcome.UNDECIDED, sentence, numbers, n, n + len(missing), leaning=leaning)
+        needed = n + len(missing), n + len(missing)
+        return Verdict(Outcome.UNDECIDED, sentence, numbers, n, needed, leaning=leaning)
     if failing:
         sentence = f"{len(failing)} of {len(properties)} fail: {_listed(failing)}."
         return Verdict(Outcome.NOT_REPRODUCED, sentence, numbers, n, leaning=leaning)
@@ -261,11 +286,9 @@ def all_of(parts: Sequence[tuple[str, Verdict]]) -> Verdict:
         sentence = f"Not run: {_names(found)}."
         return Verdict(Outcome.NOT_RUN, sentence, numbers, n, needs=needs, leaning=leaning)
     if found := by_outcome[Outcome.UNDECIDED]:
-        needed = [part.needed for _, part in found if part.needed is not None]
-        most = max(needed) if len(needed) == len(found) else None
-        return Verdict(
-            Outcome.UNDECIDED, f"Undecided: {_names(found)}.", numbers, n, most, leaning=leaning
-        )
+        most = _most([part.needed for _, part in found])
+        sentence = f"Undecided: {_names(found)}."
+        return Verdict(Outcome.UNDECIDED, sentence, numbers, n, most, leaning=leaning)
     return Verdict(Outcome.REPRODUCED, f"Reproduced: {_names(parts)}.", numbers, n, leaning=leaning)
 
 
@@ -286,16 +309,40 @@ def _tests(
     return tests
 
 
-def _needed(tests: Sequence[PairedTest], n: int) -> int | None:
-    """The seeds to decide the claim: one inequality against it is enough, for it all must hold.
+def needed_to_decide(open_: Sequence[tuple[Needed | None, bool]], n: int) -> Needed | None:
+    """The seeds to decide a claim: one comparison against it is enough, for it all must hold.
 
-    More than there are: what a large family holds up is open although its own power is enough.
+    `open_` gives those that each comparison needs, and whether it points against the claim. More
+    than there are: what a large family holds up is open although its own power is enough.
     """
-    against = [t.needed for t in tests if t.mean > 0 and t.needed is not None]
-    for_it = [t.needed for t in tests if t.needed is not None]
-    if against:
-        return max(n + 1, min(against))
-    return max(n + 1, *for_it) if len(for_it) == len(tests) else None
+    against = [needed for needed, opposed in open_ if opposed and needed is not None]
+    found = min(against, key=_ends) if against else _most([needed for needed, _ in open_])
+    if found is None:
+        return None
+    few, many = found
+    return max(n + 1, few), None if many is None else max(n + 1, many)
+
+
+def _most(needed: Sequence[Needed | None]) -> Needed | None:
+    """The numbers that are enough for all; None if one is unknown."""
+    known = [each for each in needed if each is not None]
+    if len(known) < len(needed) or not known:
+        return None
+    few, many = (max(ends) for ends in zip(*map(_ends, known), strict=True))
+    return int(few), None if math.isinf(many) else int(many)
+
+
+def _ends(needed: Needed) -> tuple[float, float]:
+    few, many = needed
+    return few, math.inf if many is None else many
+
+
+def needed_words(needed: Needed) -> str:
+    """A range of seeds in words, as "9 to 40" or "9 or many more"."""
+    few, many = needed
+    if many is None:
+        return f"{few} or many more"
+    return f"{few}" if few == many else f"{few} to {many}"
 
 
 def _enough(mean: float, level: float) -> str:

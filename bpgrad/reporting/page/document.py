@@ -23,12 +23,26 @@ GREY = "grey"
 
 @dataclass(frozen=True)
 class JudgedClaim:
-    """A claim of the paper, how it is decided, and the verdict on it."""
+    """A claim of the paper, how it is decided, and the verdict on it.
+
+    `rule` and `verdict` are by the first rules, on the seeds seen before the second; `second` is by
+    the second, on unseen seeds, `reduced` likewise but of the runs at the reduced scale.
+    """
 
     id: str
     text: str
     rule: str
     verdict: Verdict
+    second_rule: str = ""
+    second: Verdict | None = None
+    reduced_rule: str = ""
+    reduced: Verdict | None = None
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """Those that there are, by the rules: first, second, second (reduced)."""
+        found = {"first": self.verdict, "second": self.second, "second, reduced": self.reduced}
+        return {rules: verdict for rules, verdict in found.items() if verdict is not None}
 
     @property
     def outcome(self) -> str:

@@ -16,26 +16,43 @@ def _rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def _noisy(folder: Path, solver: str, level: float) -> Run:
+def _noisy(folder: Path, solver: str, level: float, seed: int = 0) -> Run:
     """A run around `level` from epoch to epoch, alternately 0.01 above and below."""
-    record = make_record(folder, solver, epochs=20, level=level)
+    record = make_record(folder, solver, seed, epochs=20, level=level)
     rows = record.rows("metrics.csv")
     for k, row in enumerate(rows):
         row["train_objective"] = level
         row["val_top1_error"] = 20.0 * level + (0.01 if k % 2 else -0.01)
     record.write_rows("metrics.csv", rows)
-    return read_run(record, solver, 0)
+    return read_run(record, solver, seed)
 
 
-def test_variants_stand_beside_the_first_and_twins_beside_theirs(tmp_path: Path) -> None:
-    levels = {"paper": 1.0, "c: other": 1.5, "ρ = 0.9": 2.0, "twin of ρ = 0.9: ρ = 0": 2.0005}
-    text = answer("variants", compare(*(_noisy(tmp_path, s, lv) for s, lv in levels.items())))
-    assert _rows(text) == [
-        ["c: other", "paper", "**+0.5000**", "**+10.00**"],
-        ["ρ = 0.9", "paper", "**+1.000**", "**+20.00**"],
-        # Alternating by ±0.01 is a scatter of 0.016 by second differences: 0.01 is within it.
-        ["twin of ρ = 0.9: ρ = 0", "ρ = 0.9", "**+0.0005000**", "+0.01"],
+LEVELS = {"paper": 1.0, "c: other": 1.5, "ρ = 0.9": 2.0, "twin of ρ = 0.9: ρ = 0": 2.0005}
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_variants_stand_beside_the_first_and_twins_beside_theirs(
+    tmp_path: Path, seeds: int
+) -> None:
+    """Bold from three seeds on, where the change is beyond chance; never with fewer."""
+    runs = []
+    for k, (solver, level) in enumerate(LEVELS.items()):
+        for seed in range(seeds):
+            noise = 0.001 * ((seed + k) % 3 - 1)
+            runs.append(_noisy(tmp_path, solver, level + (noise if seeds > 1 else 0), seed))
+    text = answer("variants", compare(*runs))
+    cells = [row[2:] for row in _rows(text)]
+    plain = [[cell.strip("*") for cell in row] for row in cells]
+    assert [row[:2] for row in _rows(text)] == [
+        ["c: other", "paper"],
+        ["ρ = 0.9", "paper"],
+        ["twin of ρ = 0.9: ρ = 0", "ρ = 0.9"],
     ]
+    if seeds != 2:  # whose noise does not cancel out
+        assert plain == [["+0.5000", "+10.00"], ["+1.000", "+20.00"], ["+0.0005000", "+0.01"]]
+    bold = [["**" in cell for cell in row] for row in cells]
+    assert bold == [[seeds == 3] * 2, [seeds == 3] * 2, [False] * 2]
+    assert f"with fewer than 3 seeds nothing is bold (here {seeds})" in text
     steps = np.diff(0.01 * (-1.0) ** np.arange(10), 2)
     assert f"{np.sqrt(np.mean(steps**2) / 6):.2f} (validation top-1 error (%))" in text
 

@@ -19,9 +19,13 @@ from bpgrad.reporting.inference.statistics import (
     holm,
     largest_std,
     needed_pairs,
+    needed_range,
     paired_test,
     power_of,
     summarise,
+    tost,
+    tost_power,
+    welch,
 )
 
 
@@ -60,7 +64,7 @@ def test_equal_values_have_no_deviation_but_for_round_off() -> None:
 def test_a_diverged_seed_is_not_left_out_of_the_mean(bad: float) -> None:
     summary = summarise(seeds(1, bad, 2))
     assert summary.n == 3
-    assert math.isnan(summary.mean)
+    assert summary.mean == pytest.approx(bad, nan_ok=True)
     assert math.isnan(summary.std)
 
 
@@ -131,7 +135,7 @@ def test_two_seeds_are_never_significant_however_small_p() -> None:
     two = paired_test(seeds(1, 1.0001), seeds(0, 0))
     assert two.p < 1e-3
     assert not two.significant
-    assert two.needed == 3
+    assert two.needed == (3, 3)
     assert paired_test(seeds(1, 1.0001, 1.0002), seeds(0, 0, 0)).significant
 
 
@@ -146,7 +150,7 @@ def test_equal_differences_are_judged_by_their_signs_alone(n: int) -> None:
     assert test.p == stats.binomtest(n, n).pvalue
     assert math.isnan(test.low)
     assert test.significant == (n >= 6)
-    assert test.needed == 6
+    assert test.needed == (6, 6)
 
 
 def test_no_difference_at_all_is_none() -> None:
@@ -155,9 +159,8 @@ def test_no_difference_at_all_is_none() -> None:
     assert (test.mean, test.std, test.p, test.significant, test.needed) == (0, 0, 1, False, None)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_diverged_seed_is_never_significant_and_never_dropped(bad: float) -> None:
-    values, reference = seeds(1, 2, 3, bad), seeds(11, 12.1, 13.2, 14.3)
+def test_what_is_not_a_number_is_never_significant_and_never_dropped() -> None:
+    values, reference = seeds(1, 2, 3, math.nan), seeds(11, 12.1, 13.2, 14.3)
     for test in (paired_test(values, reference), paired_test(reference, values)):
         assert (test.n, test.unpaired, test.significant, test.needed) == (4, 0, False, None)
         assert math.isnan(test.p)
@@ -329,11 +332,12 @@ def test_a_stricter_level_needs_more_and_an_impossible_one_is_unknown() -> None:
 def test_needed_uses_the_level_after_holm() -> None:
     test = paired_test(seeds(1.0, 3.0, 0.5, 2.0), seeds(0, 0, 0, 0))
     (alone,), (among,) = holm([test]), holm([test], family=7)
-    assert alone.needed == needed_pairs(test.mean, test.std, 0.05)
-    assert among.needed == needed_pairs(test.mean, test.std, 0.05 / 7)
+    assert alone.needed == needed_range(test.mean, test.std, 4, 0.05)
+    assert among.needed == needed_range(test.mean, test.std, 4, 0.05 / 7)
     assert among.needed > alone.needed  # type: ignore[operator]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("different", [0, 3])
 def test_family_wise_error_at_five_seeds(different: int) -> None:
     """Six comparisons with one reference, `different` of them truly different."""
@@ -346,3 +350,132 @@ def test_family_wise_error_at_five_seeds(different: int) -> None:
         wrong += any(tests[str(k)].significant for k in range(1 + different, 7))
     # 5 %, and three standard errors of a share of 2000; not far below either, or nothing is tested.
     assert 0.01 < wrong / repetitions <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / repetitions)
+
+
+@pytest.mark.parametrize(
+    ("rivals", "p"),
+    [
+        # Ranked last: every sign speaks for it, 2/2⁸; of three seeds no pattern is rare.
+        ((1.5, 1.6, 1.7, math.inf, 1.9, 2.0, 2.1, 2.2), 2 / 2**8),
+        ((math.inf, 1.2, 1.3), 2 / 2**3),
+        # The largest rank, 4, against 1 + 2 + 3 = 6: 7 of the 16 rank sums are 4 or less.
+        ((math.inf, 0.9, 0.8, 0.7), 2 * 7 / 16),
+    ],
+)
+def test_a_run_that_diverged_ranks_last(rivals: tuple[float, ...], p: float) -> None:
+    ours = seeds(*[1.0] * len(rivals))
+    test = paired_test(ours, seeds(*rivals))
+    assert test.p == pytest.approx(p)
+    assert test.significant == (p <= 0.05)
+    assert math.isnan(test.std)
+    assert math.isnan(test.low)
+    # The sign is that of the rank sums: −4 + 6 leans the other way.
+    assert test.mean == (math.inf if len(rivals) == 4 else -math.inf)
+    back = paired_test(seeds(*rivals), ours)
+    assert (back.mean, back.p) == (-test.mean, test.p)
+
+
+def test_two_that_both_diverged_do_not_differ() -> None:
+    ours, rivals = seeds(1.0, 2.0, math.inf, 4.0), seeds(3.0, 3.0, math.inf, 7.0)
+    test = paired_test(ours, rivals)
+    assert (test.n, test.mean) == (4, pytest.approx(-1.5))
+    assert test.p == paired_test(seeds(1, 2, 0, 4), seeds(3, 3, 0, 7)).p
+    worse = paired_test(seeds(1.0, -math.inf), seeds(1.0, math.inf))
+    assert worse.mean == -math.inf
+    balanced = paired_test(seeds(math.inf, 1.0), seeds(1.0, math.inf))
+    assert (balanced.mean, balanced.p) == (0, 1)
+
+
+def test_welch_by_hand() -> None:
+    # Variances 2/2 and 4/3: t = 2/√(7/3), with (7/3)²/(1 + (4/3)²/2) = 49/17 degrees of freedom.
+    one, other = {0: 1.0, 1: 3.0}, {5: 2.0, 6: 4.0, 7: 6.0}
+    assert welch(one, other) == pytest.approx(2 * stats.t.sf(2 / math.sqrt(7 / 3), 49 / 17))
+    scipys = stats.ttest_ind([1, 3], [2, 4, 6], equal_var=False).pvalue
+    assert welch(one, other) == welch(other, one) == pytest.approx(scipys)
+    for side in ({}, {0: 1.0}, seeds(1, math.inf)):
+        assert math.isnan(welch(side, other))
+    assert math.isnan(welch(seeds(1, 1), seeds(2, 2)))
+    assert welch(seeds(1, 1), seeds(2, 4)) < 1
+
+
+def test_two_one_sided_tests_by_hand() -> None:
+    # Differences 1, 2, 3: mean 2, error 1/√3, and the 95 % point of t with 2 degrees is 2.919986.
+    ours, half = (seeds(2, 4, 6), seeds(1, 2, 3)), 2.919986 / math.sqrt(3)
+    found = tost(*ours, 0.0, 4.0)
+    assert (found.n, found.mean, found.std) == (3, 2, 1)
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half), rel=1e-6)
+    assert found.p == pytest.approx(stats.t.sf(2 * math.sqrt(3), 2))
+    for below, above, holds in (
+        (half + 1e-3, half + 1e-3, True),
+        (half - 1e-3, half + 1e-3, False),
+        (half + 1e-3, half - 1e-3, False),
+        (math.inf, half + 1e-3, True),
+        (half + 1e-3, math.inf, True),
+        (math.inf, half - 1e-3, False),
+    ):
+        assert tost(*ours, 2 - below, 2 + above).holds == holds
+    assert tost(*ours, 2 - half - 1e-3, 2 + half + 1e-2).p == pytest.approx(0.05, abs=1e-4)
+    for limits in ((1.0, 1.0), (2.0, 1.0), (-math.inf, math.inf)):
+        with pytest.raises(ValueError, match="the first must be the lower"):
+            tost(*ours, *limits)
+
+
+def test_two_one_sided_tests_at_the_edges() -> None:
+    assert not tost(seeds(1, 1.0001), seeds(1, 1), -9, 9).holds  # two seeds
+    assert tost(seeds(1, 1.0001), seeds(1, 1), -9, 9).p < 0.05
+    assert math.isnan(tost({0: 1.0}, {0: 1.0}, -1, 1).p)
+    assert math.isnan(tost(seeds(1, 2, math.nan), seeds(1, 2, 3), -1, 1).p)
+    equal = seeds(1, 2, 3, 4, 5), seeds(1.5, 2.5, 3.5, 4.5, 5.5)
+    assert tost(*equal, -1, 1).p == 1 / 2**5
+    assert tost(*equal, -1, 1).holds
+    assert tost(*equal, -0.5, 1).p == tost(*equal, 0, 1).p == 1  # the limit itself is outside
+    diverged = seeds(*[1.0] * 5), seeds(1.1, 1.2, 1.3, 1.4, math.inf)
+    assert tost(*diverged, -math.inf, 0.5).p == 1 / 2**5
+    # Beyond −2 by one rank of five: 5 of 15, and 10 of the 32 rank sums are 10 or more.
+    assert tost(*diverged, -2, 1).p == 10 / 32
+    assert not tost(*[seeds(*side.values()) for side in diverged[::-1]], -math.inf, 0.5).holds
+
+
+def test_the_power_of_two_one_sided_tests_is_the_share_that_holds() -> None:
+    rng, n, limit = np.random.default_rng(3), 8, 1.0
+    assert tost_power(n, limit, 0.86) == pytest.approx(0.80, abs=0.01)
+    for mean, std in ((0.0, 0.9), (0.3, 0.9), (-0.3, 0.9), (0.0, 0.1)):
+        samples = rng.normal(mean, std, (20_000, n))
+        half = stats.t.isf(0.05, n - 1) * samples.std(axis=1, ddof=1) / math.sqrt(n)
+        share = (np.abs(samples.mean(axis=1)) + half <= limit).mean()
+        assert tost_power(n, limit, std, mean) == pytest.approx(share, abs=0.015)
+    assert tost_power(n, 0.1, 0.9) < 1e-3  # wider than the limits: never
+    assert tost_power(16, limit, 0.9) > tost_power(8, limit, 0.9)
+
+
+def test_needed_is_a_range_that_is_right_four_times_in_five() -> None:
+    rng, samples, n, truth = np.random.default_rng(5), 120, 5, 15
+    assert needed_pairs(0.8, 1) == truth
+    within, below, above = 0, 0, 0
+    for values in rng.normal(0.8, 1, (samples, n)):
+        found = needed_range(float(values.mean()), float(values.std(ddof=1)), n)
+        assert found is not None
+        few, many = found
+        below += truth < few
+        above += many is not None and many < truth
+        within += few <= truth and (many is None or truth <= many)
+    assert within + below + above == samples
+    # 80 % and 10 %, within three standard errors of a share of 120.
+    assert abs(within / samples - 0.8) < 3 * math.sqrt(0.8 * 0.2 / samples)
+    for beside in (below, above):
+        assert abs(beside / samples - 0.1) < 3 * math.sqrt(0.1 * 0.9 / samples)
+
+
+def test_few_seeds_know_little_of_what_is_needed() -> None:
+    few, many = needed_range(0.8, 1, 3) or (0, 0)
+    assert few < 15
+    assert many is None  # perhaps there is no effect at all
+    few, many = needed_range(0.8, 1, 100) or (0, 0)
+    assert 10 < few < 15 < many < 25  # type: ignore[operator]
+    assert needed_range(-0.8, 1, 100) == (few, many)
+    assert needed_range(0.8, 1, 2) is not None
+    assert needed_range(0.8, math.nan, 1) is None
+    assert needed_range(math.inf, math.nan, 8) is None
+    assert needed_range(0.0, 0.0, 8) is None
+    assert needed_range(1.0, 0.0, 8) == (6, 6)
+    assert needed_range(1e9, 1.0, 8) == (3, 3)

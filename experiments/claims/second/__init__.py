@@ -1,0 +1,54 @@
+"""The second rules (docs/claims.md): how C1 to C21 are judged on the seeds unseen before them."""
+
+from dataclasses import replace
+
+from bpgrad.reporting.inference.verdicts import Grade, Outcome, Verdict, all_of, not_run
+from experiments.claims.second import recognition, sensitivity, theory, trajectories, voc
+from experiments.claims.second.common import concluded
+from experiments.engine.claim import Evidence, Rule, waiting_for
+
+OVER_SEEDS = recognition.CHECKS | voc.CHECKS  # C10 to C20
+CONCESSIONS = ("C12",)  # nothing in them says that BPGrad is better
+
+
+def c1(evidence: Evidence) -> Verdict:
+    """The parts of C10 to C20 that say that BPGrad is better; concessions do not count."""
+    parts = []
+    for name, (_, needs, checks) in OVER_SEEDS.items():
+        if name in CONCESSIONS:
+            continue
+        if missing := waiting_for(evidence, needs):
+            parts.append((name, not_run(missing)))
+            continue
+        superior = [check for check in checks(evidence) if check.superior]
+        parts.append((name, concluded(superior, evidence.seeds[needs[0].experiment])))
+    verdict = all_of(parts)
+    held = sum(part.outcome == Outcome.REPRODUCED for _, part in parts)
+    if all(part.outcome == Outcome.NOT_RUN for _, part in parts):
+        return verdict
+    return replace(verdict, grade=Grade(held, len(parts), of="parts"))
+
+
+def _over_seeds(name: str, *, reduced: bool = False) -> Rule:
+    every = recognition.REDUCED_CHECKS | voc.REDUCED_CHECKS if reduced else OVER_SEEDS
+    text, needs, checks = every[name]
+    return Rule(
+        text, needs, lambda found: concluded(checks(found), found.seeds[needs[0].experiment])
+    )
+
+
+RULES = {
+    "C1": Rule(
+        "the parts of C10 to C20 that say that BPGrad is better, each as below: all reproduced",
+        (),
+        c1,
+    ),
+    **theory.RULES,
+    **trajectories.RULES,
+    **sensitivity.RULES,
+    **{name: _over_seeds(name) for name in OVER_SEEDS},
+}
+#: The same for the tables at the reduced scale: verdicts of their own.
+REDUCED_RULES = {
+    name: _over_seeds(name, reduced=True) for name in ("C16", "C17", "C18", "C19", "C20")
+}
