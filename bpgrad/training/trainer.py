@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
-from bpgrad.errors import Diverged, Interrupted
+from bpgrad.errors import ConfigError, Diverged, Interrupted, SolverError
 from bpgrad.records.files import write_atomically
 from bpgrad.records.provenance import describe_start, tensors_sha256
 from bpgrad.records.run_record import Row, RunRecord
@@ -30,19 +29,13 @@ from bpgrad.training.identity import describe, run_name
 from bpgrad.training.numerics import available_workers, configure_torch
 from bpgrad.training.progress import ProgressBar, epoch_line, say
 from bpgrad.training.signals import SignalGuard
-from bpgrad.training.solver import LossFeedback, build_optimizer, set_learning_rate, takes_loss
+from bpgrad.training.solver import COUNTERS
+from bpgrad.training.trial import make_solver
 from bpgrad.world import World, join_world
 
 CHECKPOINT = "checkpoint.pt"
 FIXED_EVERY = 10  # epochs between evaluations on the training set at fixed weights
 STOP_POLL = 20  # iterations between agreements on a signal, where there are several processes
-SOLVER_SCALARS = ("step_size", "grad_norm")  # recorded an iteration, of solvers that have them
-# recorded an epoch, likewise, and what a number above 0 means
-SOLVER_COUNTERS = {
-    "skipped_steps": "were skipped: loss or gradient not finite",
-    "negative_losses": "had a negative loss, where BPGrad's bounds do not hold",
-    "exceeded_steps": "had a gradient norm above L, where BPGrad's bounds do not hold",
-}
 
 
 def train(cfg: Config) -> dict[str, Any]:
@@ -91,6 +84,10 @@ class _Run:
                 _divergence(record, **diverged) + "; recorded earlier, rerun=true repeats"
             )
         configure_torch(cfg, world.device)
+        if self.spec.create_graph and world.size > 1:
+            raise ConfigError(
+                "solver.create_graph: DistributedDataParallel cannot; use one process"
+            )
 
         self.task: Task = task_class(cfg)(
             Context(
@@ -107,15 +104,14 @@ class _Run:
         )
         self.model: nn.Module = self.task.build_model(cfg.seed)
         initial_weights = tensors_sha256(self.model.state_dict())
-        self.optimizer: Optimizer = build_optimizer(
-            self.spec, self.model, self.task.lr_multipliers(self.model)
+        self.solver = make_solver(
+            self.spec, self.model, self.task.lr_multipliers(self.model), world.device
         )
+        for remark in self.solver.remarks:
+            self._say(remark)
         # Counted in the record, and said at the end.
         warnings.filterwarnings("ignore", "the norm of the gradient has exceeded L")
-        self.feedback = LossFeedback(self.spec.objective, self.optimizer, world.device)
-        self.loss_aware = takes_loss(self.optimizer)
-        self.scalars = [name for name in SOLVER_SCALARS if hasattr(self.optimizer, name)]
-        self.columns = (*self.task.train_metrics, *self.scalars)
+        self.columns = (*self.task.train_metrics, *self.solver.scalar_names)
         order = self.task.batch_order(1)
         sizes = [len(part) for part in order.split(cfg.batch_size)]
         self.sizes = sizes
@@ -162,9 +158,11 @@ class _Run:
     def _epoch(self, bar: ProgressBar) -> Row:
         """Train from the current position to the end of the epoch, evaluate, record."""
         epoch = self.at.epoch
-        rate = set_learning_rate(self.optimizer, self.spec, epoch)
+        rate = self.solver.set_learning_rate(epoch)
         if self.at.iteration == 0:
-            self.feedback.start_epoch()
+            self.solver.feedback.start_epoch()
+        if self.at.iteration < len(self.sizes):
+            self.solver.training_mode()
         self.guard.deferred = True
         self.model.train()
         clock, saved = time.perf_counter(), time.monotonic()
@@ -190,6 +188,7 @@ class _Run:
         self.at.train_seconds = before + time.perf_counter() - clock
 
         clock = time.perf_counter()
+        self.solver.evaluation_mode()
         try:
             with self.guard.interruptible(), self._autocast():
                 validation = self.task.evaluate(self.model, epoch)
@@ -216,11 +215,7 @@ class _Run:
             **{f"val_{name}": value for name, value in validation.items()},
             **{f"fixed_{name}": value for name, value in fixed.items()},
             **step_summary(series, self.columns),
-            **{
-                name: int(getattr(self.optimizer, name))
-                for name in SOLVER_COUNTERS
-                if hasattr(self.optimizer, name)
-            },
+            **self.solver.counters(),
         }
         timing: Row = {
             "epoch": epoch,
@@ -247,23 +242,30 @@ class _Run:
 
     def _iterate(self) -> None:
         """One iteration on the static buffers, from `batch` to `row`."""
-        self.optimizer.zero_grad()
+        seen = self._gradients()
+        try:
+            self.solver.step(seen[0], self.batch.size, lambda: self._gradients()[0])
+        except SolverError as error:
+            self.series[self.at.iteration, 0] = seen[0]
+            self.at.iteration += 1
+            self._check_divergence()  # if the weights are NaN, whatever else fails is no news
+            where = f"epoch {self.at.epoch}, iteration {self.at.iteration}"
+            raise SolverError(f"{self.record.name}: {error} (at {where})") from error
+        self.row.copy_(torch.cat([seen, *self.solver.scalars()]))
+
+    def _gradients(self) -> Tensor:
+        """Take the minibatch's gradients, in place of earlier ones; its metrics."""
+        self.solver.zero_grad()
         *others, last = self.batch.split(self.cfg.micro_batch)
         seen = sum(self._accumulate(part, synchronise=False) for part in others)
-        seen = self.world.mean_(seen + self._accumulate(last))
-        if self.loss_aware:
-            self.optimizer.step(loss=self.feedback(seen[0], self.batch.size))  # type: ignore[call-overload]
-        else:
-            self.optimizer.step()
-        scalars = [getattr(self.optimizer, name) for name in self.scalars]
-        self.row.copy_(torch.cat([seen, *(scalar.reshape(1) for scalar in scalars)]))
+        return self.world.mean_(seen + self._accumulate(last))
 
     def _accumulate(self, part: Batch, *, synchronise: bool = True) -> Tensor:
         """Add a micro-batch's gradients to the others'; its metrics."""
         with nullcontext() if synchronise else self._without_synchronising():
             with self._autocast():
                 values = self.task.objective(self.parallel, part)
-            values["objective"].backward()
+            self.solver.backward(values["objective"])
         return torch.stack([values[name].detach().float() for name in self.task.train_metrics])
 
     def _finish(self) -> dict[str, Any]:
@@ -280,7 +282,7 @@ class _Run:
             for name, picture in self.task.pictures(self.model).items():
                 self.record.write_picture(name, picture)
             self.record.write_result(result)
-        for name, meaning in SOLVER_COUNTERS.items():
+        for name, meaning in COUNTERS.items():
             if last.get(name, 0):
                 self._say(f"warning: {last[name]:.0f} of {last['iterations']} steps {meaning}")
         self._say(f"recorded in {self.record.directory}")
@@ -334,13 +336,12 @@ class _Run:
     # -- stopping and resuming -------------------------------------------------------------------
 
     def _save(self) -> None:
-        if not self.world.is_main:
+        if not self.world.is_main or self.solver.unsaved:
             return
         state = {
             "position": vars(self.at).copy(),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "feedback": self.feedback.sums,
+            **self.solver.state_dict(),
             "series": self.series,
             "history": self.history.state_dict(),
             "rng": torch.get_rng_state(),
@@ -350,9 +351,8 @@ class _Run:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.at = _Position(**state["position"])
+        self.solver.load_state_dict(state)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.feedback.sums.copy_(state["feedback"])
         self.series.copy_(state["series"])
         self.history = History.from_state_dict(self.columns, state["history"])
         torch.set_rng_state(state["rng"])
@@ -371,9 +371,8 @@ class _Run:
             self._save()
         number = self.guard.received or 15  # another process was told
         where = f"epoch {self.at.epoch}, iteration {self.at.iteration}"
-        raise Interrupted(
-            number, f"{self.record.name} stopped at {where}; the same command resumes"
-        )
+        then = "begins again" if self.solver.unsaved else "resumes"
+        raise Interrupted(number, f"{self.record.name} stopped at {where}; the same command {then}")
 
     def _check_divergence(self) -> None:
         objective = self.series[: self.at.iteration, 0]
