@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from bpgrad.errors import ConfigError
+from bpgrad.errors import ConfigError, first_line
 
 
 def import_object(path: Any, key: str) -> Any:
@@ -19,9 +19,9 @@ def import_object(path: Any, key: str) -> Any:
     module, _, attribute = str(path).rpartition(".")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a foreign module may raise anything
         raise ConfigError(
-            f"{key}={path}: cannot be imported ({error}); write package.module.Name"
+            f"{key}={path}: cannot be imported ({first_line(error)}); write package.module.Name"
         ) from error
 
 
