@@ -4,6 +4,7 @@ Entry points print the message on stderr and exit with `exit_code`; everything e
 keeps its traceback.
 """
 
+import re
 import signal
 
 
@@ -37,10 +38,24 @@ class PeerLost(BPGradError):
     """Another process of a run that several train together has ended."""
 
 
+class SolverError(BPGradError):
+    """The optimizer, code from outside the suite, raised something in the middle of a run."""
+
+    exit_code = 4
+
+
 class Diverged(BPGradError):
     """The training objective became NaN or infinite."""
 
     exit_code = 3
+
+    @classmethod
+    def at(cls, run: str, epoch: int, iteration: int, more: str = "") -> "Diverged":
+        """The error of a run by its name, and where that happened."""
+        return cls(
+            f"{run} diverged: its objective stopped being finite at epoch {epoch}, "
+            f"iteration {iteration}{more}"
+        )
 
 
 class Interrupted(KeyboardInterrupt):
@@ -52,3 +67,9 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal_number: int, message: str = "") -> None:
         super().__init__(message or f"stopped by {signal.Signals(signal_number).name}")
         self.exit_code = 128 + signal_number
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign error says, as one line without terminal escapes."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)) or repr(error)
+    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)

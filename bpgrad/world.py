@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from bpgrad.errors import BPGradError, ConfigError, PeerLost
 
@@ -60,6 +62,10 @@ class World:
         if found[1] is not None:
             raise found[1]
         return found[0]
+
+    def unsynchronised(self, model: nn.Module) -> AbstractContextManager[None]:
+        """While entered, gradients of a parallel model are added up in this process only."""
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
     def barrier(self) -> None:
         """Wait for all processes."""

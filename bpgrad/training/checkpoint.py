@@ -107,10 +107,10 @@ def _mend(path: Path, run: str) -> str:
 def check(path: Path, state: Mapping[str, Any], like: Mapping[str, Any], epochs: int) -> None:
     """Compare a checkpoint's state with the one that the run would save now: keys, types, shapes.
 
-    The optimizer's state is its own, and it checks that itself. Raises CheckpointError that names
+    The solver's state is its own, and it checks that itself. Raises CheckpointError that names
     the first key which does not fit.
     """
-    found = _misfit(state, {**like, "optimizer": {}, "history": {}, "cuda_rng": []}, "")
+    found = _misfit(state, {**like, "solver": {}, "history": {}, "cuda_rng": []}, "")
     if not found:
         at, iterations = state["position"], len(state["series"])
         whole = 1 <= at["epoch"] <= epochs + 1 and 0 <= at["iteration"] <= iterations

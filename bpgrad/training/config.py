@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -21,9 +21,16 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bpgrad.errors import ConfigError
+from bpgrad.errors import ConfigError, first_line
 from bpgrad.training import composition, slurm
-from bpgrad.training.signatures import check_arguments, import_object, unknown
+from bpgrad.training.signatures import (
+    call,
+    check_arguments,
+    hints_of,
+    import_object,
+    parameters_of,
+    unknown,
+)
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
@@ -31,6 +38,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("fp32", "tf32", "bf16"),
     "device": ("auto", "cpu", "cuda"),
     "solver.objective": ("batch", "epoch_mean", "regularized_batch"),
+    "solver.parameters": ("list", "named", "model"),
     "wandb.mode": ("offline", "online", "disabled"),
 }
 
@@ -83,6 +91,30 @@ class Config:
 
 
 @dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer's class, or a function that makes one, and the arguments that it is given.
+
+    A value among the arguments may be an OptimizerSpec: that of an optimizer to be wrapped.
+    """
+
+    optimizer: Callable[..., Any]
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class GroupRule:
+    """Which parameters form a group, and what they are given; by themselves if it names a class.
+
+    All conditions have to hold; a rule without any takes the rest.
+    """
+
+    arguments: Mapping[str, Any]
+    ndim: tuple[int, ...] = ()
+    match: str = ""  # a shell-style pattern of names, as *.bias
+    optimizer: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
 class SolverSpec:
     """The `solver` group, split into what the trainer does and what the optimizer is given.
 
@@ -90,12 +122,21 @@ class SolverSpec:
     """
 
     name: str
-    optimizer: type
+    optimizer: Callable[..., Any]
     arguments: Mapping[str, Any]
     objective: str = "batch"
     lr_multipliers: bool = False
     lr_factors: Mapping[int, float] = field(default_factory=dict)
     source: str = ""
+    closure: bool = False
+    create_graph: bool = False
+    parameters: str = "list"
+    groups: Sequence[GroupRule] = ()
+
+    @property
+    def where(self) -> str:
+        """The solver and its class, for messages."""
+        return f"{self.name}: {self.optimizer.__qualname__}"
 
 
 def register() -> None:
@@ -213,36 +254,135 @@ def task_options(cfg: Config) -> dict[str, Any]:
 
 
 def solver_spec(cfg: Config) -> SolverSpec:
-    """Split the `solver` group, check it, and try its constructor on a dummy parameter."""
-    import torch  # only now: a mistyped key is refused without waiting for torch
-
+    """Split the `solver` group and check it; of torch's and our own classes the constructor too."""
     options = {k: v for k, v in cfg.solver.items() if v is not None}
     for key in ("name", "optimizer"):
         if not isinstance(options.get(key), str):
             raise ConfigError(f"solver.{key}: missing; configs/solver/*.yaml must set it")
-    name, path = options.pop("name"), options.pop("optimizer")
-    optimizer = import_object(path, "solver.optimizer")
-    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
-        raise ConfigError(f"solver.optimizer={path}: not a torch.optim.Optimizer")
+    name = options.pop("name")
     own: dict[str, Any] = {}
     if "objective" in options:
         own["objective"] = options.pop("objective")
-    if "lr_multipliers" in options:
-        own["lr_multipliers"] = options.pop("lr_multipliers")
-        if not isinstance(own["lr_multipliers"], bool):
-            raise ConfigError(f"solver.lr_multipliers={own['lr_multipliers']}: true or false")
+    for key in ("lr_multipliers", "closure", "create_graph"):
+        if key in options:
+            own[key] = options.pop(key)
+            if not isinstance(own[key], bool):
+                raise ConfigError(f"solver.{key}={own[key]}: true or false")
     if "lr_factors" in options:
         own["lr_factors"] = _lr_factors(options.pop("lr_factors"))
     if "source" in options:
         own["source"] = str(options.pop("source"))
-    reserved = ("name", "optimizer", "objective", "lr_multipliers", "lr_factors")
-    check_arguments(optimizer, options, "solver", reserved=reserved, given=1)
-    try:
-        optimizer([torch.zeros(1, requires_grad=True)], **options)
-    except Exception as error:  # whatever a foreign constructor raises is about these settings
-        first_line = (str(error) or repr(error)).splitlines()[0]
-        raise ConfigError(f"solver={name} refuses its settings: {first_line}") from error
-    return SolverSpec(name=name, optimizer=optimizer, arguments=options, **own)
+    if "parameters" in options:
+        own["parameters"] = options.pop("parameters")
+    rules = options.pop("groups", [])
+    made = _optimizer_spec("solver", options)
+    if not isinstance(rules, list):
+        raise ConfigError(f"solver.groups={rules}: must be a list of rules, as {GROUPS_EXAMPLE}")
+    own["groups"] = tuple(_group_rule(f"solver.groups[{k}]", rule) for k, rule in enumerate(rules))
+    spec = SolverSpec(name, made.optimizer, made.arguments, **own)
+    if spec.parameters == "model" and (spec.groups or spec.lr_multipliers):
+        raise ConfigError("solver.parameters=model: goes with neither groups nor lr_multipliers")
+    if spec.closure and spec.objective != "batch":
+        raise ConfigError(f"solver.objective={spec.objective}: a closure returns the minibatch's")
+    if is_plain(spec):
+        import torch  # only now: a mistyped key is refused without waiting for torch
+
+        try:
+            call(spec.optimizer, [torch.zeros(1, 1, requires_grad=True)], spec.arguments)
+        except Exception as error:  # whatever a constructor raises is about these settings
+            raise ConfigError(f"solver={name} refuses its settings: {first_line(error)}") from error
+    return spec
+
+
+def is_plain(spec: SolverSpec) -> bool:
+    """Whether the solver is torch's or ours, and driven as those are: known to work."""
+    module = str(getattr(spec.optimizer, "__module__", ""))
+    special = spec.closure or spec.create_graph or spec.groups or spec.parameters != "list"
+    wraps = any(isinstance(value, OptimizerSpec) for value in spec.arguments.values())
+    return module.partition(".")[0] in ("torch", "bpgrad") and not (special or wraps)
+
+
+GROUPS_EXAMPLE = "[{ndim: 2, lr: 0.02}, {match: '*.bias', lr: 0.1}, {rest: true, lr: 0.001}]"
+WRAPS_EXAMPLE = "{optimizer: torch.optim.SGD, lr: 0.1}"
+# What the trainer passes for a required parameter of that name, beside the leading one.
+SUPPLIED = ("params", "model")
+OWN_KEYS = (
+    *("name", "optimizer", "objective", "lr_multipliers", "lr_factors"),
+    *("closure", "create_graph", "parameters", "groups", "wraps"),
+)
+
+
+def _optimizer_spec(key: str, block: Mapping[str, Any]) -> OptimizerSpec:
+    """An optimizer and its arguments, checked against its signature; `key` is for messages."""
+    options = {k: v for k, v in block.items() if v is not None}
+    path = options.pop("optimizer")
+    optimizer = _optimizer_class(path, f"{key}.optimizer")
+    wrapped = _wrapped_argument(optimizer)
+    if "wraps" in options:
+        if wrapped is None:
+            raise ConfigError(f"{key}.wraps: {path} has no argument that is another optimizer")
+        options[wrapped] = options.pop("wraps")
+    nested = {
+        name: _optimizer_spec(f"{key}.{name}", value)
+        for name, value in options.items()
+        if isinstance(value, Mapping) and isinstance(value.get("optimizer"), str)
+    }
+    parameters = parameters_of(optimizer)
+    if wrapped is not None and wrapped not in nested:
+        required = any(p.name == wrapped and p.default is p.empty for p in parameters)
+        if required or wrapped in options:
+            raise ConfigError(
+                f"{key}.wraps: {path} wraps another optimizer; say which, as wraps: {WRAPS_EXAMPLE}"
+            )
+    leading = 0 if parameters and parameters[0].name in options else 1
+    check_arguments(
+        optimizer,
+        {name: value for name, value in options.items() if name not in nested},
+        key,
+        reserved=OWN_KEYS if key == "solver" else ("optimizer", "wraps"),
+        given=leading,
+        supplied=(*SUPPLIED, *nested),
+    )
+    return OptimizerSpec(optimizer, options | nested)
+
+
+def _optimizer_class(path: str, key: str) -> Callable[..., Any]:
+    """The class, or function, of that path; anything with a torch optimizer's methods."""
+    found = import_object(path, key)
+    methods = ("step", "zero_grad", "state_dict", "load_state_dict")
+    if not callable(found) or (
+        isinstance(found, type) and not all(hasattr(found, name) for name in methods)
+    ):
+        raise ConfigError(f"{key}={path}: not a torch.optim.Optimizer")
+    return typing.cast(Callable[..., Any], found)
+
+
+def _wrapped_argument(function: Callable[..., Any]) -> str | None:
+    """The parameter that takes another optimizer, by its annotation or by its name."""
+    names = ("optimizer", "base_optimizer", "base", "wrapped_optimizer", "inner_optimizer")
+    hints = hints_of(function)
+    for parameter in parameters_of(function):
+        if parameter.name in names or "Optimizer" in str(hints.get(parameter.name, "")):
+            return parameter.name
+    return None
+
+
+def _group_rule(key: str, rule: Any) -> GroupRule:
+    if not isinstance(rule, Mapping):
+        raise ConfigError(f"{key}={rule}: must be a rule, as in {GROUPS_EXAMPLE}")
+    given = dict(rule)
+    ndim, match, rest = given.pop("ndim", []), given.pop("match", ""), given.pop("rest", False)
+    ndims = tuple(ndim) if isinstance(ndim, list) else (ndim,)
+    if not all(isinstance(n, int) and not isinstance(n, bool) for n in ndims):
+        raise ConfigError(f"{key}.ndim={ndim}: must be a number of dimensions, or several: [2, 4]")
+    if not isinstance(match, str):
+        raise ConfigError(f"{key}.match={match}: must be a pattern of names, as '*.bias'")
+    if rest is not (not ndims and not match):
+        raise ConfigError(f"{key}: needs either ndim or match (or both), or rest: true")
+    if "optimizer" not in given:
+        return GroupRule(given, ndims, match)
+    made = _optimizer_spec(key, given)
+    return GroupRule(made.arguments, ndims, match, made.optimizer)
 
 
 def _lr_factors(value: Any) -> dict[int, float]:

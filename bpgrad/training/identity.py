@@ -1,7 +1,6 @@
 """Which run a configuration describes: the record's content and its directory's name."""
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bpgrad.training.config import Config, Scale, SolverSpec, solver_spec, task_class
+from bpgrad.training.signatures import parameters_of
 
 # Settings of a solver that only change the order of a floating-point reduction, or nothing at all.
 IMPLEMENTATION_KEYS = frozenset({"foreach", "fused", "capturable"})
@@ -58,8 +58,7 @@ def _changed(schema: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, 
     if schema in (Config, SolverSpec):
         defaults = {f.name: f.default for f in fields(schema)}
     else:
-        parameters = inspect.signature(schema).parameters
-        defaults = {name: parameter.default for name, parameter in parameters.items()}
+        defaults = {parameter.name: parameter.default for parameter in parameters_of(schema)}
     return {
         key: value
         for key, value in given.items()

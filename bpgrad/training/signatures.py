@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from bpgrad.errors import ConfigError
+from bpgrad.errors import ConfigError, first_line
 
 
 def import_object(path: Any, key: str) -> Any:
@@ -19,10 +19,44 @@ def import_object(path: Any, key: str) -> Any:
     module, _, attribute = str(path).rpartition(".")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a foreign module may raise anything
         raise ConfigError(
-            f"{key}={path}: cannot be imported ({error}); write package.module.Name"
+            f"{key}={path}: cannot be imported ({first_line(error)}); write package.module.Name"
         ) from error
+
+
+def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """A callable's parameters; `*args, **kwargs` where it does not say."""
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # of a class written in C, or with a broken signature
+        kinds = {"args": inspect.Parameter.VAR_POSITIONAL, "kwargs": inspect.Parameter.VAR_KEYWORD}
+        return [inspect.Parameter(name, kind) for name, kind in kinds.items()]
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """A callable's annotations, resolved; none if one of them cannot be."""
+    init = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
+    try:
+        return typing.get_type_hints(init)
+    except Exception:  # evaluating foreign annotations can raise anything
+        return {}
+
+
+def call(function: Callable[..., Any], first: Any, arguments: Mapping[str, Any]) -> Any:
+    """Call with a leading argument and keywords, each passed as the signature takes it.
+
+    Positional-only parameters are filled in order; a leading one that is keyword-only by its name.
+    """
+    rest = dict(arguments)
+    parameters = parameters_of(function)
+    leading = parameters[0] if parameters else None
+    if leading is not None and leading.kind is leading.KEYWORD_ONLY:
+        return function(**{leading.name: first}, **rest)
+    only = [p for p in parameters[1:] if p.kind is p.POSITIONAL_ONLY]
+    count = max((k for k, p in enumerate(only, 1) if p.name in rest), default=0)
+    positional = [rest.pop(p.name, p.default) for p in only[:count]]
+    return function(first, *positional, **rest)
 
 
 def check_arguments(
@@ -32,21 +66,21 @@ def check_arguments(
     *,
     reserved: Sequence[str] = (),
     given: int = 0,
+    supplied: Sequence[str] = (),
 ) -> None:
-    """Check keyword arguments against a signature: names, required ones, and types.
+    """Check named arguments against a signature: names, required ones, and types.
 
-    `given` leading parameters are supplied by the caller. Raises ConfigError.
+    `given` leading parameters, and those in `supplied`, come from the caller. Raises ConfigError.
     """
-    parameters = list(inspect.signature(function).parameters.values())
-    allowed = {
-        p.name: p for p in parameters[given:] if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-    }
+    parameters = parameters_of(function)
+    named = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+    )
+    allowed = {p.name: p for p in parameters[given:] if p.kind in named}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    init = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
-    try:
-        hints = typing.get_type_hints(init)
-    except (NameError, TypeError):
-        hints = {}
+    hints = hints_of(function)
     for name, value in arguments.items():
         if name not in allowed and not open_ended:
             raise ConfigError(unknown(f"{group}.{name}", [*reserved, *allowed], prefix=f"{group}."))
@@ -55,13 +89,16 @@ def check_arguments(
             expected = inspect.formatannotation(hint).replace("typing.", "")
             raise ConfigError(f"{group}.{name}={value!r}: expected {expected}")
     for name, parameter in allowed.items():
-        if parameter.default is parameter.empty and name not in arguments:
+        required = parameter.default is parameter.empty and name not in supplied
+        if required and name not in arguments:
             raise ConfigError(f"{group}.{name}: required by {function.__qualname__}; set it")
 
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a YAML value may stand where a parameter is annotated with `hint`."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, part) for part in parts)
     if origin is typing.Literal:
@@ -76,6 +113,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is str:
         return isinstance(value, str)
+    if hint in (tuple, list):
+        return isinstance(value, list | tuple)
     if origin in (tuple, list):
         wanted = list(parts) if origin is tuple and Ellipsis not in parts else None
         return isinstance(value, list | tuple) and (
@@ -83,7 +122,10 @@ def _fits(value: Any, hint: Any) -> bool:
             if wanted is not None
             else all(_fits(item, parts[0]) for item in value)
         )
-    return isinstance(hint, type) and isinstance(value, hint) if isinstance(hint, type) else True
+    try:
+        return not isinstance(hint, type) or isinstance(value, hint)
+    except TypeError:  # a protocol that is not for isinstance
+        return True
 
 
 def unknown(key: str, choices: Sequence[str], prefix: str = "") -> str:

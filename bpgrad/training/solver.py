@@ -1,53 +1,243 @@
-"""From a solver's settings to an optimizer, its learning rates and the loss it is told."""
+"""A solver as the trainer drives it, whoever wrote its class: what its step is given, its modes."""
 
-import inspect
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bpgrad.errors import BPGradError, ConfigError, SolverError, first_line
 from bpgrad.training.config import SolverSpec
+from bpgrad.training.optimizers import (
+    attribute,
+    build_optimizers,
+    requires_closure,
+    takes_loss,
+    with_inner,
+    with_modes,
+)
+
+SCALARS = ("step_size", "grad_norm")  # recorded an iteration, of solvers that have them
+# recorded an epoch, likewise, and what a number above 0 means
+COUNTERS = {
+    "skipped_steps": "were skipped: loss or gradient not finite",
+    "negative_losses": "had a negative loss, where BPGrad's bounds do not hold",
+    "exceeded_steps": "had a gradient norm above L, where BPGrad's bounds do not hold",
+}
 
 
-def build_optimizer(
-    spec: SolverSpec, model: nn.Module, multipliers: Mapping[str, float]
-) -> Optimizer:
-    """The optimizer, one parameter group for each learning-rate multiplier in use.
+def reservations(result: Mapping[str, Any]) -> Iterator[str]:
+    """What has to be said of a run that has finished: what is not finite, what was counted."""
+    for name, value in result.items():
+        if value is None:
+            yield f"warning: the run has finished, but {name} is not finite"
+    for name, meaning in COUNTERS.items():
+        if result.get(name):
+            yield f"warning: {result[name]:.0f} of {result['iterations']:.0f} steps {meaning}"
 
-    Each group keeps its multiplier as "lr_multiplier".
+
+class Solver:
+    """An optimizer with what its class wants beside gradients: loss, closure, modes, groups.
+
+    `optimizers` are several where a group of parameters has an optimizer of its own. `evaluations`
+    counts gradients: one an iteration, and one for every call of a closure. `unsaved` says why a
+    run cannot be resumed, `remarks` what a user should know; both are empty for the usual solver.
+
+    Raises ConfigError if the optimizer cannot be made of these settings.
     """
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            factor = multipliers.get(name, 1.0) if spec.lr_multipliers else 1.0
-            groups.setdefault(factor, []).append(parameter)
-    optimizer: Optimizer = spec.optimizer(
-        [{"params": parameters, "lr_multiplier": factor} for factor, parameters in groups.items()],
-        **spec.arguments,
-    )
-    return optimizer
 
+    def __init__(
+        self,
+        spec: SolverSpec,
+        model: nn.Module,
+        multipliers: Mapping[str, float],
+        device: torch.device | None = None,
+    ) -> None:
+        self.spec = spec
+        self.optimizers: list[Optimizer] = build_optimizers(spec, model, multipliers)
+        self.parts = [part for made in self.optimizers for part in with_inner(made)]
+        self.closures = [spec.closure or requires_closure(type(made)) for made in self.optimizers]
+        self.uses_closure = any(self.closures)
+        self.loss_aware = [takes_loss(made) for made in self.optimizers]
+        if self.uses_closure and len(self.optimizers) > 1:
+            raise ConfigError(f"{spec.where}: a closure goes with one optimizer, not with several")
+        self._rates = _rates(spec, self._groups(), model, multipliers)
+        self.device = torch.device("cpu") if device is None else device
+        self.feedback = LossFeedback(spec.objective, self, self.device)
+        self.scalar_names = [name for name in SCALARS if self.scalar(name) is not None]
+        self.training: bool | None = None
+        self.evaluations = 0
+        self.unsaved = ""
+        self.remarks: list[str] = []
+        if spec.create_graph:
+            warnings.filterwarnings("ignore", r"Using backward\(\) with create_graph=True")
 
-def set_learning_rate(optimizer: Optimizer, spec: SolverSpec, epoch: int) -> float | None:
-    """Set every group's rate for an epoch (from 1), and return the common factor's product with lr.
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of all optimizers."""
+        return [group for made in self.optimizers for group in made.param_groups]
 
-    The rate is a function of the epoch alone, hence needs no state in a checkpoint. None if the
-    optimizer has no `lr`.
-    """
-    base = spec.arguments.get("lr", optimizer.defaults.get("lr"))
-    if base is None:
+    def _groups(self) -> list[dict[str, Any]]:
+        """Those of wrapped optimizers too, each once."""
+        found = (group for part in self.parts for group in part.param_groups)
+        return list({id(group): group for group in found}.values())
+
+    def set_learning_rate(self, epoch: int) -> float | None:
+        """Set every group's rate for an epoch (from 1), and return the common factor's product.
+
+        The rate is a function of the epoch alone, hence needs no state in a checkpoint. Without
+        `lr_factors` and multipliers no rate is touched: an optimizer may have one that it adapts.
+        None if there is no `lr`.
+        """
+        defaults = getattr(self.optimizers[0], "defaults", {})
+        base = self.spec.arguments.get("lr", defaults.get("lr"))
+        passed = [factor for start, factor in self.spec.lr_factors.items() if start <= epoch]
+        factor = passed[-1] if passed else 1.0
+        if self.spec.lr_factors or any(multiplier != 1 for _, multiplier in self._rates):
+            for group, (initial, multiplier) in zip(self._groups(), self._rates, strict=True):
+                if initial is not None:
+                    group["lr"] = initial * factor * multiplier
+        return None if base is None else base * factor
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        with self._named("zero_grad"):
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+
+    def backward(self, objective: Tensor) -> None:
+        """Add the objective's gradients to those of the parameters."""
+        objective.backward(create_graph=self.spec.create_graph)
+
+    def step(self, objective: Tensor, examples: int, evaluate: Callable[[], Tensor]) -> None:
+        """Make a step from the gradients of a minibatch of so many examples.
+
+        `evaluate` computes the objective and the gradients of the same minibatch again, from zero,
+        at the weights as they are then; it is what a closure does. Raises SolverError, one line,
+        for whatever the optimizer raises.
+        """
+        self.evaluations += 1
+        with self._named("step"):
+            loss = self.feedback(objective, examples) if any(self.loss_aware) else objective
+            for optimizer, closure, aware in zip(
+                self.optimizers, self.closures, self.loss_aware, strict=True
+            ):
+                if closure:
+                    optimizer.step(lambda: self._evaluate_again(evaluate))  # type: ignore[arg-type, return-value]
+                elif aware:
+                    optimizer.step(loss=loss)  # type: ignore[call-overload]
+                else:
+                    optimizer.step()
+
+    def _evaluate_again(self, evaluate: Callable[[], Tensor]) -> Tensor:
+        self.evaluations += 1
+        with torch.enable_grad():
+            return evaluate()
+
+    def training_mode(self) -> None:
+        """Put the weights where gradients are taken, of optimizers that evaluate elsewhere."""
+        self._switch(training=True)
+
+    def evaluation_mode(self) -> None:
+        """Put the weights where the optimizer wants to be judged (Schedule-Free and the like)."""
+        self._switch(training=False)
+
+    def _switch(self, *, training: bool) -> None:
+        # Not once more than needed: there and back need not give the same bits.
+        if self.training is not training:
+            name = "train" if training else "eval"
+            with self._named(name):
+                for optimizer in self.optimizers:
+                    for part in with_modes(optimizer):
+                        try:
+                            getattr(part, name)()
+                        except AttributeError as error:
+                            # A wrapper that passes the call on to one that has no modes.
+                            if error.name != name or error.obj is part:
+                                raise
+        self.training = training
+
+    def scalars(self) -> list[Tensor]:
+        """The values of `scalar_names` now, each of shape (1,); NaN for what is no number."""
+        nan = torch.full((1,), torch.nan, device=self.device)
+        found = (self.scalar(name) for name in self.scalar_names)
+        return [nan if value is None else value for value in found]
+
+    def scalar(self, name: str) -> Tensor | None:
+        """A number that the optimizer, or one it wraps, keeps as an attribute; shape (1,)."""
+        for part in self.parts:
+            value = attribute(part, name)
+            if isinstance(value, Tensor) and value.numel() == 1:
+                return value.detach().reshape(1).to(self.device, torch.float32)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return torch.tensor([value], dtype=torch.float32, device=self.device)
         return None
-    passed = [factor for start, factor in spec.lr_factors.items() if start <= epoch]
-    rate = base * (passed[-1] if passed else 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_multiplier"]
-    return rate
+
+    def counters(self) -> dict[str, int]:
+        """What is counted since the beginning, by name."""
+        found: dict[str, int] = {}
+        for name in COUNTERS:
+            value = attribute(self.parts[-1], name)
+            if isinstance(value, int | Tensor):
+                found[name] = int(value)
+        if self.uses_closure:
+            found["evaluations"] = self.evaluations
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the weights, in whichever mode it is."""
+        with self._named("state_dict"):
+            states = [made.state_dict() for made in self.optimizers]
+        return {
+            "optimizer": states[0] if len(states) == 1 else states,
+            "feedback": self.feedback.sums,
+            "training": self.training,
+            "evaluations": self.evaluations,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state; the weights are loaded afterwards."""
+        # A mode may be kept in an attribute; with nothing to convert yet it is only set.
+        if state.get("training") is not None:
+            self._switch(training=state["training"])
+        states = state["optimizer"] if len(self.optimizers) > 1 else [state["optimizer"]]
+        for optimizer, its in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(its)
+        self.feedback.sums.copy_(state["feedback"])
+        self.evaluations = state.get("evaluations", 0)
+
+    @contextmanager
+    def _named(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except BPGradError:
+            raise
+        except Exception as error:  # whatever foreign code raises
+            raise SolverError(
+                f"{self.spec.where} fails in {doing}: {type(error).__name__}: {first_line(error)}"
+            ) from error
 
 
-def takes_loss(optimizer: Optimizer) -> bool:
-    """Whether `step` wants to be told the loss."""
-    return "loss" in inspect.signature(type(optimizer).step).parameters
+def _rates(
+    spec: SolverSpec,
+    groups: Sequence[Mapping[str, Any]],
+    model: nn.Module,
+    multipliers: Mapping[str, float],
+) -> list[tuple[Any, float]]:
+    """The initial rate of each group (None if it has none) and its multiplier."""
+    if not spec.lr_multipliers:
+        return [(group.get("lr"), 1.0) for group in groups]
+    factor = {id(p): multipliers.get(name, 1.0) for name, p in model.named_parameters()}
+    found = []
+    for group in groups:
+        its = {factor.get(id(parameter), 1.0) for parameter in group["params"]}
+        if len(its) > 1:
+            raise ConfigError(f"{spec.where} regroups parameters: lr_multipliers cannot be kept")
+        found.append((group.get("lr"), its.pop() if its else 1.0))
+    return found
 
 
 class LossFeedback:
@@ -58,7 +248,7 @@ class LossFeedback:
     regularized_batch   the minibatch objective + Σ λ/2 ‖w‖², whose gradient is g + λw
     """
 
-    def __init__(self, kind: str, optimizer: Optimizer, device: torch.device) -> None:
+    def __init__(self, kind: str, optimizer: Optimizer | Solver, device: torch.device) -> None:
         self.kind = kind
         self.optimizer = optimizer
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)

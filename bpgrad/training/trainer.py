@@ -7,17 +7,24 @@ to a buffer on the device that is read once an epoch.
 import hashlib
 import time
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
-from bpgrad.errors import CheckpointError, DamagedRecordError, Diverged, Interrupted
+from bpgrad.errors import (
+    CheckpointError,
+    ConfigError,
+    DamagedRecordError,
+    Diverged,
+    Interrupted,
+    SolverError,
+)
 from bpgrad.records.provenance import describe_start, tensors_sha256
 from bpgrad.records.run_record import Row, RunRecord
 from bpgrad.tasks.task import Batch, Context, Task
@@ -25,22 +32,18 @@ from bpgrad.training import checkpoint
 from bpgrad.training.config import Config, SolverSpec, solver_spec, task_class, task_options
 from bpgrad.training.history import History, epoch_means, step_summary
 from bpgrad.training.identity import describe, run_name
+from bpgrad.training.mirror import open_mirror
 from bpgrad.training.numerics import available_workers, configure_torch
 from bpgrad.training.progress import ProgressBar, epoch_line, say
 from bpgrad.training.signals import SignalGuard
-from bpgrad.training.solver import LossFeedback, build_optimizer, set_learning_rate, takes_loss
+from bpgrad.training.solver import reservations
+from bpgrad.training.trial import make_solver
 from bpgrad.world import World, join_world
 
+Values = dict[str, float]
 CHECKPOINT = "checkpoint.pt"
 FIXED_EVERY = 10  # epochs between evaluations on the training set at fixed weights
 STOP_POLL = 20  # iterations between agreements on a signal, where there are several processes
-SOLVER_SCALARS = ("step_size", "grad_norm")  # recorded an iteration, of solvers that have them
-# recorded an epoch, likewise, and what a number above 0 means
-SOLVER_COUNTERS = {
-    "skipped_steps": "were skipped: loss or gradient not finite",
-    "negative_losses": "had a negative loss, where BPGrad's bounds do not hold",
-    "exceeded_steps": "had a gradient norm above L, where BPGrad's bounds do not hold",
-}
 
 
 def train(cfg: Config) -> dict[str, Any]:
@@ -96,11 +99,14 @@ class _Run:
         self.checkpoint = record.checkpoints / CHECKPOINT
         if diverged := record.meta().get("diverged"):
             world.from_main(record.complete)
-            raise Diverged(
-                _divergence(record, **diverged) + "; recorded earlier, rerun=true repeats"
-            )
+            more = "; recorded earlier, rerun=true repeats"
+            raise Diverged.at(record.name, diverged["epoch"], diverged["iteration"], more)
         saved = checkpoint.load(self.checkpoint, record.name)
         configure_torch(cfg, world.device)
+        if self.spec.create_graph and world.size > 1:
+            raise ConfigError(
+                "solver.create_graph: DistributedDataParallel cannot; use one process"
+            )
 
         self.task: Task = task_class(cfg)(
             Context(
@@ -116,22 +122,19 @@ class _Run:
             **task_options(cfg),
         )
         self.model: nn.Module = self.task.build_model(cfg.seed)
-        initial_weights = tensors_sha256(self.model.state_dict())
-        self.optimizer: Optimizer = build_optimizer(
-            self.spec, self.model, self.task.lr_multipliers(self.model)
+        hashes = {"initial_weights_sha256": tensors_sha256(self.model.state_dict())}
+        self.solver = make_solver(
+            self.spec, self.model, self.task.lr_multipliers(self.model), world.device
         )
+        for remark in self.solver.remarks:
+            self._say(remark)
         # Counted in the record, and said at the end.
         warnings.filterwarnings("ignore", "the norm of the gradient has exceeded L")
-        self.feedback = LossFeedback(self.spec.objective, self.optimizer, world.device)
-        self.loss_aware = takes_loss(self.optimizer)
-        self.scalars = [name for name in SOLVER_SCALARS if hasattr(self.optimizer, name)]
-        self.columns = (*self.task.train_metrics, *self.scalars)
+        self.columns = (*self.task.train_metrics, *self.solver.scalar_names)
         order = self.task.batch_order(1)
-        sizes = [len(part) for part in order.split(cfg.batch_size)]
-        self.sizes = sizes
-        self.series = torch.full(
-            (len(sizes), len(self.columns)), torch.nan, dtype=torch.float32, device=world.device
-        )
+        self.sizes = [len(part) for part in order.split(cfg.batch_size)]
+        size = len(self.sizes), len(self.columns)
+        self.series = torch.full(size, torch.nan, dtype=torch.float32, device=world.device)
         # The static buffers of an iteration: what it takes, and what it leaves.
         self.batch: Batch
         self.row = torch.zeros(len(self.columns), dtype=torch.float32, device=world.device)
@@ -142,7 +145,25 @@ class _Run:
         self.parallel: nn.Module = (
             DistributedDataParallel(self.model) if world.size > 1 else self.model
         )
-        world.from_main(lambda: self._record_start(initial_weights, order))
+        hashes["batch_order_sha256"] = hashlib.sha256(order.numpy().tobytes()).hexdigest()
+        hashes["preprocessed_sha256"] = tensors_sha256(self.task.preprocessed())
+        world.from_main(lambda: self._record_start(hashes))
+
+    def _record_start(self, hashes: dict[str, str]) -> None:
+        description = describe(self.cfg)
+        self.record.check_config(description)
+        self.history.bring_back(self.record)
+        self.record.write_config(description)
+        start = describe_start(
+            device=self.world.device,
+            world_size=self.world.size,
+            epoch=self.at.epoch,
+            iteration=self.at.iteration,
+        )
+        data_md5 = dict(self.task.data_md5(Path(self.cfg.data_root)))
+        meta = self.record.meta() | hashes | {"data_md5": data_md5}
+        meta["starts"] = [*meta.get("starts", []), start]
+        self.record.write_meta(meta)
 
     def to_the_end(self) -> dict[str, Any]:
         """Do the epochs that are left, then write the result."""
@@ -150,7 +171,7 @@ class _Run:
         done = (self.at.epoch - 1) * len(self.sizes) + self.at.iteration
         if done:
             self._say(f"{self.record.directory}: resuming at epoch {self.at.epoch}")
-        mirror = self._open_mirror()
+        mirror = open_mirror(cfg, self.record) if self.world.is_main else None
         exit_code = 1
         try:
             with ProgressBar(total, done, cfg.batch_size, show=self.world.is_main) as bar:
@@ -168,9 +189,11 @@ class _Run:
     def _epoch(self, bar: ProgressBar) -> Row:
         """Train from the current position to the end of the epoch, evaluate, record."""
         epoch = self.at.epoch
-        rate = set_learning_rate(self.optimizer, self.spec, epoch)
+        rate = self.solver.set_learning_rate(epoch)
         if self.at.iteration == 0:
-            self.feedback.start_epoch()
+            self.solver.feedback.start_epoch()
+        if self.at.iteration < len(self.sizes):
+            self.solver.training_mode()
         self.guard.deferred = True
         self.model.train()
         clock, saved = time.perf_counter(), time.monotonic()
@@ -195,22 +218,11 @@ class _Run:
         self._check_divergence()  # reads the buffer, and so waits for the device
         self.at.train_seconds = before + time.perf_counter() - clock
 
-        clock = time.perf_counter()
-        try:
-            with self.guard.interruptible(), self._autocast():
-                validation = self.task.evaluate(self.model, epoch)
-        except Interrupted:
-            self._stop()
-        eval_seconds = time.perf_counter() - clock
-
-        clock, fixed = time.perf_counter(), dict[str, float]()
+        self.solver.evaluation_mode()
+        validation, eval_seconds = self._evaluated(lambda: self.task.evaluate(self.model, epoch))
+        fixed, fixed_seconds = Values(), 0.0
         if epoch % FIXED_EVERY == 0 or epoch == self.cfg.epochs:
-            try:
-                with self.guard.interruptible(), self._autocast():
-                    fixed = self.task.evaluate_training(self.model)
-            except Interrupted:
-                self._stop()
-        fixed_seconds = time.perf_counter() - clock
+            fixed, fixed_seconds = self._evaluated(lambda: self.task.evaluate_training(self.model))
 
         clock = time.perf_counter()
         series = self.series.cpu().numpy().copy()
@@ -222,11 +234,7 @@ class _Run:
             **{f"val_{name}": value for name, value in validation.items()},
             **{f"fixed_{name}": value for name, value in fixed.items()},
             **step_summary(series, self.columns),
-            **{
-                name: int(getattr(self.optimizer, name))
-                for name in SOLVER_COUNTERS
-                if hasattr(self.optimizer, name)
-            },
+            **self.solver.counters(),
         }
         timing: Row = {
             "epoch": epoch,
@@ -252,24 +260,40 @@ class _Run:
 
     def _iterate(self) -> None:
         """One iteration on the static buffers, from `batch` to `row`."""
-        self.optimizer.zero_grad()
+        seen = self._gradients()
+        try:
+            self.solver.step(seen[0], self.batch.size, lambda: self._gradients()[0])
+        except SolverError as error:
+            self.series[self.at.iteration, 0] = seen[0]
+            self.at.iteration += 1
+            self._check_divergence()  # if the weights are NaN, whatever else fails is no news
+            where = f"epoch {self.at.epoch}, iteration {self.at.iteration}"
+            raise SolverError(f"{self.record.name}: {error} (at {where})") from error
+        self.row.copy_(torch.cat([seen, *self.solver.scalars()]))
+
+    def _gradients(self) -> Tensor:
+        """Take the minibatch's gradients, in place of earlier ones; its metrics."""
+        self.solver.zero_grad()
         *others, last = self.batch.split(self.cfg.micro_batch)
         seen = sum(self._accumulate(part, synchronise=False) for part in others)
-        seen = self.world.mean_(seen + self._accumulate(last))
-        if self.loss_aware:
-            self.optimizer.step(loss=self.feedback(seen[0], self.batch.size))  # type: ignore[call-overload]
-        else:
-            self.optimizer.step()
-        scalars = [getattr(self.optimizer, name) for name in self.scalars]
-        self.row.copy_(torch.cat([seen, *(scalar.reshape(1) for scalar in scalars)]))
+        return self.world.mean_(seen + self._accumulate(last))
 
     def _accumulate(self, part: Batch, *, synchronise: bool = True) -> Tensor:
         """Add a micro-batch's gradients to the others'; its metrics."""
-        with nullcontext() if synchronise else self._without_synchronising():
+        with nullcontext() if synchronise else self.world.unsynchronised(self.parallel):
             with self._autocast():
                 values = self.task.objective(self.parallel, part)
-            values["objective"].backward()
+            self.solver.backward(values["objective"])
         return torch.stack([values[name].detach().float() for name in self.task.train_metrics])
+
+    def _evaluated(self, evaluate: Callable[[], Values]) -> tuple[Values, float]:
+        """An evaluation, which a signal cuts short, and the seconds that it took."""
+        clock = time.perf_counter()
+        try:
+            with self.guard.interruptible(), self._autocast():
+                return evaluate(), time.perf_counter() - clock
+        except Interrupted:
+            self._stop()
 
     def _finish(self) -> dict[str, Any]:
         last = self.history.metrics
@@ -286,58 +310,9 @@ class _Run:
                 self.record.write_picture(name, picture)
             result = self.record.write_result(result)
             self.record = self.record.complete()
-        for name, value in result.items():
-            if value is None:
-                self._say(f"warning: the run has finished, but {name} is not finite")
-        for name, meaning in SOLVER_COUNTERS.items():
-            if last.get(name, 0):
-                self._say(f"warning: {last[name]:.0f} of {last['iterations']} steps {meaning}")
-        self._say(f"recorded in {self.record.directory}")
+        for line in (*reservations(result), f"recorded in {self.record.directory}"):
+            self._say(line)
         return result
-
-    # -- the record ------------------------------------------------------------------------------
-
-    def _record_start(self, initial_weights: str, order: Tensor) -> None:
-        description = describe(self.cfg)
-        self.record.check_config(description)
-        self.history.bring_back(self.record)
-        self.record.write_config(description)
-        meta = self.record.meta()
-        start = describe_start(
-            device=self.world.device,
-            world_size=self.world.size,
-            epoch=self.at.epoch,
-            iteration=self.at.iteration,
-        )
-        meta["initial_weights_sha256"] = initial_weights
-        meta["batch_order_sha256"] = hashlib.sha256(order.numpy().tobytes()).hexdigest()
-        meta["data_md5"] = dict(self.task.data_md5(Path(self.cfg.data_root)))
-        meta["preprocessed_sha256"] = tensors_sha256(self.task.preprocessed())
-        meta["starts"] = [*meta.get("starts", []), start]
-        self.record.write_meta(meta)
-
-    def _open_mirror(self) -> Any:
-        if self.cfg.wandb.mode == "disabled" or not self.world.is_main:
-            return None
-        from bpgrad.records.wandb_mirror import WandbMirror
-
-        task, solver, leaf = self.record.name.split("/")
-        return WandbMirror(
-            run_id=leaf.rpartition("-")[2],
-            name=f"{task} {solver} {leaf}",
-            group=f"{task}-{solver}",
-            config=describe(self.cfg),
-            project=self.cfg.wandb.project,
-            entity=self.cfg.wandb.entity,
-            mode=self.cfg.wandb.mode,
-            directory=self.record.checkpoints,
-            past_rows=[
-                metrics | timing
-                for metrics, timing in zip(
-                    self.record.rows(), self.record.rows("timing.csv"), strict=True
-                )
-            ],
-        )
 
     # -- stopping and resuming -------------------------------------------------------------------
 
@@ -345,8 +320,7 @@ class _Run:
         return {
             "position": vars(self.at).copy(),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "feedback": self.feedback.sums,
+            "solver": self.solver.state_dict(),
             "series": self.series,
             "history": self.history.state_dict(),
             "rng": torch.get_rng_state(),
@@ -354,19 +328,18 @@ class _Run:
         }
 
     def _save(self) -> None:
-        if self.world.is_main:
+        if self.world.is_main and not self.solver.unsaved:
             checkpoint.save(self.checkpoint, self.record.name, self._state())
 
     def _restore(self, state: dict[str, Any]) -> None:
         checkpoint.check(self.checkpoint, state, self._state(), self.cfg.epochs)
         try:
+            self.solver.load_state_dict(state["solver"])
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
             self.history.load_state_dict(state["history"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoint.misfit(self.checkpoint, error) from error
         self.at = _Position(**state["position"])
-        self.feedback.sums.copy_(state["feedback"])
         self.series.copy_(state["series"])
         torch.set_rng_state(state["rng"])
         if torch.cuda.is_initialized() and state["cuda_rng"]:
@@ -379,16 +352,15 @@ class _Run:
             return flag
         return self.at.iteration % STOP_POLL == 0 and self.world.any(flag)
 
-    def _stop(self, *, save: bool = True) -> None:
+    def _stop(self, *, save: bool = True) -> NoReturn:
         if save:
             self._save()
         if self.world.is_main:
             self.history.write_steps(self.record)
         number = self.guard.received or 15  # another process was told
         where = f"epoch {self.at.epoch}, iteration {self.at.iteration}"
-        raise Interrupted(
-            number, f"{self.record.name} stopped at {where}; the same command resumes"
-        )
+        then = "begins again" if self.solver.unsaved else "resumes"
+        raise Interrupted(number, f"{self.record.name} stopped at {where}; the same command {then}")
 
     def _check_divergence(self) -> None:
         objective = self.series[: self.at.iteration, 0]
@@ -399,25 +371,12 @@ class _Run:
         if self.world.is_main:
             self.record.write_meta(self.record.meta() | {"diverged": where})
             self.record = self.record.complete()
-        raise Diverged(_divergence(self.record, **where))
+        raise Diverged.at(self.record.name, where["epoch"], where["iteration"])
 
     def _say(self, line: str) -> None:
         if self.world.is_main:
             say(line)
 
-    def _without_synchronising(self) -> AbstractContextManager[None]:
-        parallel = self.parallel
-        return (
-            parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
-        )
-
     def _autocast(self) -> torch.autocast:
         on = self.cfg.precision == "bf16"
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=on)
-
-
-def _divergence(record: RunRecord, epoch: int, iteration: int) -> str:
-    return (
-        f"{record.name} diverged: its objective stopped being finite at epoch {epoch}, "
-        f"iteration {iteration}"
-    )

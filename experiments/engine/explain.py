@@ -97,7 +97,7 @@ def planned(
             f"training runs; `python -m experiments {name} --show` computes them again"
         )
     plan = runner.prepare(declared, seeds, scale, overrides)
-    table = Path(plan.runs[0][1].results_root).parent / "tables" / f"{plan.name}.csv"
+    table = plan.folder / "tables" / f"{plan.name}.csv"
     runs = [PlannedRun(r.task, r.solver, runner.record_of(cfg).directory) for r, cfg in plan.runs]
     return table, runs
 
@@ -112,7 +112,14 @@ def _listed(
     if not path.is_file():
         own = sorted(found.name.removesuffix("-runs.csv") for found in folder.glob("*-runs.csv"))
         raise ConfigError(unknown(name, [*declared, *own]))
-    runs = [PlannedRun(row["task"], row["solver"], root / row["run"]) for row in _read(path)]
+    from experiments.engine.runner import SUITE_RECORDS  # Hydra starts only now
+
+    runs = []
+    for row in _read(path):
+        directory = root / row["run"]
+        if not directory.exists() and (SUITE_RECORDS / row["run"]).exists():
+            directory = SUITE_RECORDS / row["run"]
+        runs.append(PlannedRun(row["task"], row["solver"], directory))
     return folder / f"{name}.csv", runs
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.records.files import write_text
-from bpgrad.training.config import solver_spec
+from bpgrad.training.config import solver_spec, task_class
 from experiments.engine import forecast, own_solver, runner, tuning
 from experiments.engine.declaration import Experiment
 from experiments.engine.runner import Plan
@@ -53,10 +53,11 @@ def reproduce(
     own = [own_solver.load(path) for path in files]
     if own:
         experiment = own_solver.joined(experiment, own)
-    plan = runner.prepare(experiment, seeds, scale, overrides)
+    plan = _prepare(experiment, seeds, scale, overrides)
     labels = {solver.label: solver.tune for solver in own}
-    for label in labels:
-        own_solver.try_out(solver_spec(next(cfg for run, cfg in plan.runs if run.solver == label)))
+    tried = {(run.solver, run.task): cfg for run, cfg in plan.runs if run.solver in labels}
+    for cfg in tried.values():
+        own_solver.try_out(solver_spec(cfg), task_class(cfg))
     failed = 0
     if dry_run and tune is None:
         print("\n".join(forecast.lines(plan.name, plan.runs, jobs)))
@@ -65,22 +66,27 @@ def reproduce(
     if tune is not None:
         ranges = tuning.ranges_of(experiment, labels, everyone=tune.everyone)
         seed = (*seeds, *experiment.seeds)[0]
-        trials = tuning.trials(experiment, plan, ranges, tune.trials, tune.epochs, seed, overrides)
+        trials = [
+            replace(trial, cfg=runner.recorded_here_or_in_suite(trial.cfg))
+            for trial in tuning.trials(
+                experiment, plan, ranges, tune.trials, tune.epochs, seed, overrides
+            )
+        ]
         trial_runs = tuple((trial.run, trial.cfg) for trial in trials)
         if dry_run:
             print("\n".join(forecast.lines(f"{plan.name}, tuning", trial_runs, jobs)))
             print("\n".join(forecast.lines(f"{plan.name}, before tuning", plan.runs, jobs)))
             return
         if train:
-            runner.execute(replace(plan, runs=trial_runs), jobs)
+            _execute(replace(plan, runs=trial_runs), jobs)
         scores = tuning.scores(trials)
         failed = sum(not score.done for score in scores) if train else 0
         print("\n".join(["", *tuning.lines(scores), ""]), flush=True)
         experiment = replace(
             tuning.with_tuned(experiment, scores, tune.trials), name=f"{experiment.name}-tuned"
         )
-        plan = runner.prepare(experiment, seeds, scale, overrides)
-    failed += runner.execute(plan, jobs) if train else 0
+        plan = _prepare(experiment, seeds, scale, overrides)
+    failed += _execute(plan, jobs) if train else 0
     runner.report(plan, paper_values)
     _write(plan, scores, tune)
     if failed:
@@ -90,9 +96,27 @@ def reproduce(
         )
 
 
+def _prepare(
+    experiment: Experiment, seeds: Sequence[int], scale: str, overrides: Sequence[str]
+) -> Plan:
+    """The plan; a run is looked for under results_root first, then among the suite's records."""
+    plan = runner.prepare(experiment, seeds, scale, overrides)
+    runs = ((run, runner.recorded_here_or_in_suite(cfg)) for run, cfg in plan.runs)
+    return replace(plan, runs=tuple(runs))
+
+
+def _execute(plan: Plan, jobs: int) -> int:
+    """Train what is not among the suite's records, which are only read; how many failed."""
+    suite = str(runner.SUITE_RECORDS)
+    missing = tuple(pair for pair in plan.runs if pair[1].results_root != suite)
+    if found := len(plan.runs) - len(missing):
+        print(f"{found} of {len(plan.runs)} runs are read from {suite}", flush=True)
+    return runner.execute(replace(plan, runs=missing), jobs)
+
+
 def _write(plan: Plan, scores: Sequence[tuning.Score], tune: Tuning | None) -> None:
     """Write the list of the runs, and the trials."""
-    tables = Path(plan.runs[0][1].results_root).parent / "tables"
+    tables = plan.folder / "tables"
     path = tables / f"{plan.name}-runs.csv"
     write_text(path, _runs(plan))
     print(f"runs    {path}")

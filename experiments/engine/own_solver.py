@@ -3,6 +3,8 @@
     name: nadam                        # of its runs' folder; one that no other solver has
     optimizer: torch.optim.NAdam       # or my_module.MyClass, or lion.py:Lion beside this file
     lr: 0.002                          # what its constructor takes
+    closure: true                      # optional, as create_graph, parameters, groups and wraps:
+                                       # how it is driven (docs/bring-your-own.md)
     label: NAdam                       # optional: how tables and figures call it
     tune: {lr: {log: [1.0e-4, 1]}}     # optional: what --tune varies, as in configs/tuning.yaml
 
@@ -15,10 +17,9 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import io
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from bpgrad.errors import ConfigError
+from bpgrad.errors import ConfigError, first_line
 from bpgrad.training.config import CONFIG_DIR, SolverSpec
 from bpgrad.training.signatures import import_object
 from experiments.engine.declaration import Experiment, Solver
@@ -71,8 +72,15 @@ def load(path: Path) -> OwnSolver:
     label, tune = str(given.pop("label", name)), given.pop("tune", None) or {}
     if not isinstance(tune, dict):
         raise ConfigError(f"{path}: tune: must be like {{lr: {{log: [1.0e-4, 1]}}}}")
-    given["optimizer"], source = _resolve(path, given["optimizer"])
-    ConfigStore.instance().store(group="solver", name=name, node=given | source)
+    sources = dict.fromkeys(_resolve(path, given))
+    if sources:
+        all_of_them = "".join(sources)
+        given["source"] = (
+            all_of_them
+            if len(sources) == 1
+            else hashlib.sha256(all_of_them.encode()).hexdigest()[:16]
+        )
+    ConfigStore.instance().store(group="solver", name=name, node=given)
     return OwnSolver(name, label, tune)
 
 
@@ -106,46 +114,38 @@ def joined(experiment: Experiment, own: Sequence[OwnSolver]) -> Experiment:
     )
 
 
-def try_out(spec: SolverSpec) -> None:
-    """Two steps on a small problem and a checkpoint, as the trainer does them.
+def try_out(spec: SolverSpec, task: type) -> None:
+    """A few steps on a model of the task and a checkpoint, as the trainer does them.
 
-    Raises ConfigError with what fails: later it would be in the middle of a run.
+    Raises ConfigError with what fails: later it would be in the middle of a comparison.
     """
     import torch
 
-    from bpgrad.training.solver import build_optimizer, takes_loss
+    from bpgrad.models.lenet import DigitsLeNet
+    from bpgrad.training.trial import make_solver
 
-    where = f"{spec.name}: {spec.optimizer.__qualname__}"
-    closure = inspect.signature(spec.optimizer.step).parameters.get("closure")  # type: ignore[attr-defined]
-    if closure is not None and closure.default is closure.empty:
-        raise ConfigError(
-            f"{where}.step needs a closure, which is not given here: every step has one gradient; "
-            "a loss-aware solver takes step(closure=None, *, loss=None)"
-        )
-    doing = "a step"
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model = torch.nn.Linear(3, 2)
-        optimizer = build_optimizer(spec, model, {})
-        for _ in range(2):
-            optimizer.zero_grad()
-            loss = model(torch.ones(4, 3)).square().mean()
-            loss.backward()
-            if takes_loss(optimizer):
-                optimizer.step(loss=loss.detach())  # type: ignore[call-overload]
-            else:
-                optimizer.step()
-        doing = "saving and loading its state (tensors and plain values only)"
-        file = io.BytesIO()
-        torch.save(optimizer.state_dict(), file)
-        file.seek(0)
-        optimizer.load_state_dict(torch.load(file, weights_only=True))
-    except Exception as error:  # whatever foreign code raises
-        line = (str(error) or repr(error)).splitlines()[0]
-        raise ConfigError(f"{where} fails in {doing}: {type(error).__name__}: {line}") from error
+    model_class: Any = getattr(task, "model_class", DigitsLeNet)
+    model = model_class(torch.Generator().manual_seed(0))
+    model.to(memory_format=torch.channels_last)
+    multipliers = {}
+    if spec.lr_multipliers and hasattr(model, "lr_multipliers"):
+        multipliers = model.lr_multipliers()
+    make_solver(spec, model, multipliers, always=True)
 
 
-def _resolve(path: Path, text: str) -> tuple[str, dict[str, str]]:
+def _resolve(path: Path, block: dict[str, Any]) -> Iterator[str]:
+    """Write every class in a block as package.module.Name; the sha256 of files from outside."""
+    for key, value in block.items():
+        if key == "optimizer" and isinstance(value, str):
+            block[key], source = _resolve_one(path, value)
+            if source:
+                yield source
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, dict):
+                yield from _resolve(path, each)
+
+
+def _resolve_one(path: Path, text: str) -> tuple[str, str]:
     """The class as package.module.Name, and its file's sha256 if it is from outside."""
     folder = path.resolve().parent
     _look_in(folder)
@@ -159,18 +159,17 @@ def _resolve(path: Path, text: str) -> tuple[str, dict[str, str]]:
     except ConfigError:
         raise
     except Exception as error:  # whatever a foreign module raises
-        line = (str(error) or repr(error)).splitlines()[0]
-        raise ConfigError(f"{key}={text}: {type(error).__name__}: {line}") from error
+        raise ConfigError(f"{key}={text}: {type(error).__name__}: {first_line(error)}") from error
     module_name = str(getattr(found, "__module__", ""))
     if module_name.partition(".")[0] in RECORDED:
-        return text, {}
+        return text, ""
     try:
         source = inspect.getsourcefile(found)
     except TypeError:  # not a class, which is refused with the other settings; or built in
         source = None
     if source is None:
-        return text, {}
-    return text, {"source": hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16]}
+        return text, ""
+    return text, hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16]
 
 
 def _load_file(file: Path) -> ModuleType:

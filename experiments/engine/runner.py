@@ -16,7 +16,7 @@ from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.records.files import write_text
 from bpgrad.records.run_record import RunRecord
 from bpgrad.training.cli import one_line
-from bpgrad.training.config import Config, check_seed, load, task_class
+from bpgrad.training.config import CONFIG_DIR, Config, check_seed, load, task_class
 from bpgrad.training.identity import describe, run_name
 from experiments.engine.declaration import Experiment, PlannedRun, refuse_overrides
 
@@ -26,18 +26,23 @@ if TYPE_CHECKING:
     from bpgrad.reporting.runs import Comparison
 
 
+SUITE_RECORDS = CONFIG_DIR.parent / "results" / "runs"
+
+
 @dataclass(frozen=True)
 class Plan:
     """The runs of an experiment with their configurations, and what the result is called.
 
     `name` (of the files) and `title` tell results of another scale, or with settings other than
-    those declared, from the experiment's own. `shows` is the declaration's.
+    those declared, from the experiment's own. `shows` is the declaration's. Tables and figures go
+    into `folder`.
     """
 
     name: str
     title: str
     shows: str
     runs: tuple[tuple[PlannedRun, Config], ...]
+    folder: Path
 
 
 def prepare(
@@ -77,7 +82,8 @@ def prepare(
         caveats.append(f"modified: {', '.join(changes)}")
     if caveats:
         title += f" ({'; '.join(caveats)})"
-    return Plan(name, title, experiment.shows, tuple(runs))
+    folder = Path(runs[0][1].results_root).parent
+    return Plan(name, title, experiment.shows, tuple(runs), folder)
 
 
 def execute(plan: Plan, jobs: int = 1) -> int:
@@ -146,9 +152,8 @@ def write(plan: Plan, comparisons: Sequence[Comparison], paper_values: Path) -> 
     from bpgrad.reporting.display import curves, latex, tables
     from experiments.engine.printed import printed
 
-    results = Path(plan.runs[0][1].results_root).parent
-    table = results / "tables" / plan.name
-    figure = results / "figures" / plan.name
+    table = plan.folder / "tables" / plan.name
+    figure = plan.folder / "figures" / plan.name
     paper, title = printed(paper_values, plan.name), plan.title
     write_text(table.with_suffix(".csv"), tables.as_csv(comparisons, paper))
     write_text(table.with_suffix(".md"), tables.as_markdown(title, comparisons, paper))
@@ -211,6 +216,18 @@ def _with_seed(cfg: Config, run: PlannedRun) -> Config:
 def record_of(cfg: Config) -> RunRecord:
     """Where the run is recorded."""
     return RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
+
+
+def recorded_here_or_in_suite(cfg: Config) -> Config:
+    """The configuration, to be read from the suite's own records where only those have the run."""
+    ours = RunRecord(SUITE_RECORDS, SUITE_RECORDS, run_name(cfg))
+    if cfg.rerun or record_of(cfg).result() is not None or not _is_over(ours):
+        return cfg
+    return replace(cfg, results_root=str(SUITE_RECORDS))
+
+
+def _is_over(record: RunRecord) -> bool:
+    return record.result() is not None or "diverged" in record.meta()
 
 
 def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

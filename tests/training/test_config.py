@@ -1,7 +1,9 @@
 """Composition, validation, and the identity of a run."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import pytest
 import yaml
@@ -219,6 +221,10 @@ def test_the_description_is_plain_yaml() -> None:
 # -- signatures ----------------------------------------------------------------------------------
 
 
+class UnsizedProtocol(Protocol):
+    """Not for isinstance."""
+
+
 @pytest.mark.parametrize(
     ("value", "hint", "fits"),
     [
@@ -234,6 +240,11 @@ def test_the_description_is_plain_yaml() -> None:
         (0.9, tuple[float, float], False),
         ([1, 2, 3], tuple[int, ...], True),
         ([1, "a"], list[int], False),
+        ("1", Any, True),
+        ([1], tuple, True),
+        (1, Iterable[int], True),
+        (1, UnsizedProtocol, True),
+        (1, TypeVar("T"), True),
     ],
 )
 def test_types_follow_the_annotation(value: object, hint: object, fits: bool) -> None:

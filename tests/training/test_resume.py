@@ -398,7 +398,9 @@ UNFIT: dict[str, Callable[[dict], object]] = {
     "an epoch that the run has not": lambda state: state["position"].update(epoch=99),
     "an iteration before the first": lambda state: state["position"].update(iteration=-1),
     "a time that is no number": lambda state: state["position"].update(train_seconds=math.nan),
-    "a group of parameters too few": lambda state: state["optimizer"]["param_groups"].pop(),
+    "a group of parameters too few": lambda state: state["solver"]["optimizer"][
+        "param_groups"
+    ].pop(),
     "no rows": lambda state: state["history"].update(last={}),
 }
 

@@ -16,7 +16,7 @@ from bpgrad.tasks.classification import Digits
 from bpgrad.tasks.task import Context
 from bpgrad.training.config import Config, load, solver_spec
 from bpgrad.training.identity import run_name
-from bpgrad.training.solver import LossFeedback, build_optimizer, set_learning_rate, takes_loss
+from bpgrad.training.solver import LossFeedback, Solver
 from bpgrad.training.trainer import train
 from bpgrad.world import World
 from tests.training.test_config import SOLVERS
@@ -133,10 +133,12 @@ def test_the_regularized_objective_has_the_regularized_gradient() -> None:
 def test_multipliers_and_schedule_reach_the_groups() -> None:
     spec = solver_spec(load(["task=cifar10", "solver=adam"]))
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-    optimizer = build_optimizer(spec, model, {"0.weight": 0.1, "0.bias": 2.0})
+    multipliers = {"0.weight": 0.1, "0.bias": 2.0}
+    solver = Solver(spec, model, multipliers)
+    factor = {id(p): multipliers.get(name, 1.0) for name, p in model.named_parameters()}
     for epoch, lr in ((1, 0.01), (30, 0.01), (31, 0.005), (60, 0.005), (61, 0.001), (100, 0.001)):
-        assert set_learning_rate(optimizer, spec, epoch) == pytest.approx(lr)
-        found = {g["lr_multiplier"]: g["lr"] for g in optimizer.param_groups}
+        assert solver.set_learning_rate(epoch) == pytest.approx(lr)
+        found = {factor[id(p)]: g["lr"] for g in solver.param_groups for p in g["params"]}
         assert found == pytest.approx({0.1: 0.1 * lr, 2.0: 2 * lr, 1.0: lr})
 
 
@@ -144,17 +146,16 @@ def test_multipliers_and_schedule_reach_the_groups() -> None:
 def test_solvers_without_a_rate_ignore_the_multipliers(solver: str) -> None:
     spec = solver_spec(load(["task=cifar10", f"solver={solver}"]))
     model = torch.nn.Linear(2, 2)
-    optimizer = build_optimizer(spec, model, {"weight": 0.1, "bias": 2.0})
-    set_learning_rate(optimizer, spec, 40)
-    assert [g["lr"] for g in optimizer.param_groups] == [1.0]
+    solver = Solver(spec, model, {"weight": 0.1, "bias": 2.0})
+    solver.set_learning_rate(40)
+    assert [g["lr"] for g in solver.param_groups] == [1.0]
 
 
 def test_loss_aware_solvers_are_recognised() -> None:
     aware = {"bpgrad", "bpgrad_released", "eve"}
     for solver in SOLVERS:
         spec = solver_spec(load([f"solver={solver}"]))
-        optimizer = build_optimizer(spec, torch.nn.Linear(2, 2), {})
-        assert takes_loss(optimizer) is (solver in aware)
+        assert Solver(spec, torch.nn.Linear(2, 2), {}).loss_aware == [solver in aware]
 
 
 # -- a loss-aware solver of one's own, the screen, the mirror ------------------------------------
@@ -197,7 +198,7 @@ def test_plain_lines_without_a_terminal(tiny: Tiny, capsys: pytest.CaptureFixtur
 def test_steps_beyond_L_are_counted_and_said_at_the_end(
     tiny: Tiny, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
-    cfg = tiny("solver=bpgrad", "solver.lipschitz=0.5", "+solver.lr=0.02", "epochs=3")
+    cfg = tiny("solver=bpgrad", "solver.lipschitz=0.5", "solver.lr=0.02", "epochs=3")
     result = train(cfg)
     assert result["exceeded_steps"] > 0
     said = f"warning: {result['exceeded_steps']} of {result['iterations']} steps had a gradient"

@@ -68,7 +68,8 @@ def summarise(comparison: Comparison) -> pd.DataFrame:
     """A row for each solver that has finished: the last epoch's metrics and the time taken.
 
     Columns: task, solver, seeds (their number), <phase>_<metric> and its standard deviation over
-    seeds (of the sample; NaN for one seed) as <phase>_<metric>_std, train_seconds (of all epochs),
+    seeds (of the sample; NaN for one seed) as <phase>_<metric>_std, evaluations (gradients taken,
+    of solvers that take more than one an iteration), train_seconds (of all epochs),
     images_per_second (while training).
     """
     rows = []
@@ -82,6 +83,8 @@ def summarise(comparison: Comparison) -> pd.DataFrame:
             row[column] = last[column].mean()
             row[f"{column}_std"] = last[column].std(ddof=1)
         seconds = sum(_seconds(run) for run in runs)
+        if "evaluations" in last:
+            row["evaluations"] = last["evaluations"].mean()
         row["train_seconds"] = seconds / len(runs)
         row["images_per_second"] = sum(_images(run) for run in runs) / seconds
         rows.append(row)

@@ -104,6 +104,7 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
         )
     if table.has_paper:
         yield "In brackets: the paper's value, and ours minus the paper's."
+    yield from _gradients(finished)
     if finished:
         yield _provenance(finished)
     if changed := [run for run in finished if run.changed_code]:
@@ -118,6 +119,20 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
         yield f"Missing: {run.solver}, seed {run.seed}: {run.state}."
     if len(waiting) > LISTED:
         yield f"Missing: {len(waiting)} of {len(comparison.runs)} planned runs have not been run."
+
+
+def _gradients(runs: Sequence[Run]) -> Iterator[str]:
+    """Which solvers took more than a gradient an iteration, and how many."""
+    counted: dict[str, list[float]] = {}
+    for run in runs:
+        last = run.rows.iloc[-1]
+        if last.get("evaluations", 0) > 0:  # NaN is not
+            counted.setdefault(run.solver, []).append(last["evaluations"] / last["iterations"])
+    for solver, each in counted.items():
+        yield (
+            f"{solver} took {sum(each) / len(each):.3g} gradients an iteration; the same epochs "
+            "are not the same work."
+        )
 
 
 def with_paper(cell: Cell) -> str:

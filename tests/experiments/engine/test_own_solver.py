@@ -1,6 +1,7 @@
 """A solver of one's own in a comparison, as a user adds it, and tuning at an equal budget."""
 
 import csv
+import importlib.util
 import json
 import math
 import re
@@ -16,8 +17,9 @@ import yaml
 from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.training import trainer
 from bpgrad.training.config import CONFIG_DIR, load, solver_spec
+from bpgrad.training.identity import run_name
 from experiments.__main__ import SUITE, main
-from experiments.engine import tuning
+from experiments.engine import own_solver, runner, tuning
 from experiments.engine.command import parser
 from experiments.engine.declaration import Solver
 
@@ -242,10 +244,19 @@ def test_a_trial_that_ends_in_nan_never_wins() -> None:
         ("name: mine\noptimizer: faulty.py:All", (), "optimizer=faulty.py:All: SyntaxError"),
         ("name: mine\noptimizer: json.JSONDecoder", (), "not a torch.optim.Optimizer"),
         ("name: mine\noptimizer: abstract.py:Needy", (), "solver.strength: required by Needy"),
-        ("name: mine\noptimizer: abstract.py:Idle", (), "fails in a step: NotImplementedError"),
-        ("name: mine\noptimizer: abstract.py:Broken", (), "fails in a step: ZeroDivisionError"),
-        ("name: mine\noptimizer: abstract.py:Odd", (), "fails in saving and loading its state"),
-        ("name: mine\noptimizer: torch.optim.LBFGS", (), "needs a closure"),
+        ("name: mine\noptimizer: abstract.py:Idle", (), "Idle fails in step: NotImplementedError"),
+        (
+            "name: mine\noptimizer: abstract.py:Broken",
+            (),
+            "Broken fails in step: ZeroDivisionError",
+        ),
+        ("name: mine\noptimizer: abstract.py:Odd", (), "steps have not changed a weight"),
+        ("name: mine\noptimizer: abstract.py:Holder", (), "Holder wraps another optimizer; say wh"),
+        (
+            "name: mine\noptimizer: abstract.py:Holder\nwraps: {optimizer: abstract.py:Gone}",
+            (),
+            "cannot be imported",
+        ),
         ("name: mine\noptimizer: torch.optim.SGD\nlearning: 1", (), "unknown solver.learning"),
         ("name: mine\noptimizer: torch.optim.SGD\nlr: -1", (), "refuses its settings"),
         ("name: adam\noptimizer: torch.optim.Adam", (), "adam is one of the suite's solvers"),
@@ -285,7 +296,9 @@ def test_wrong_input_is_one_line_before_anything_trains(
         "class Broken(Idle):\n"
         "    def step(self): 1 / 0\n"
         "class Odd(Idle):\n"
-        "    def step(self): self.state[self.param_groups[0]['params'][0]]['me'] = Needy\n",
+        "    def step(self): self.state[self.param_groups[0]['params'][0]]['me'] = Needy\n"
+        "class Holder(Idle):\n"
+        "    def __init__(self, optimizer): super().__init__(optimizer.param_groups)\n",
     )
     monkeypatch.setattr(trainer, "train", lambda cfg: pytest.fail("trained"))
     path = write(folder, "mine.yaml", text)
@@ -294,6 +307,70 @@ def test_wrong_input_is_one_line_before_anything_trains(
     assert "\n" not in str(refused.value)
     assert refused.value.exit_code == 2
     assert not (folder / "results").exists()
+
+
+def test_the_others_run_when_one_raises(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the middle of its run: the trial saw nothing."""
+    write(
+        folder,
+        "late.py",
+        "from torch.optim import SGD\n"
+        "class Late(SGD):\n"
+        "    def step(self, closure=None):\n"
+        "        state = self.state[self.param_groups[0]['params'][0]]\n"
+        "        state['step'] = state.get('step', 0) + 1\n"
+        "        if state['step'] > 20: raise IndexError('too late')\n"
+        "        super().step()\n",
+    )
+    path = write(folder, "late.yaml", "name: late\noptimizer: late.py:Late\nlr: 0.01\n")
+    nadam = write(folder, "nadam.yaml", NADAM)
+    with pytest.raises(BPGradError, match=r"^1 of 4 runs failed"):
+        run(folder, "--add", str(path), "--add", str(nadam))
+    err = capsys.readouterr().err
+    assert "late: Late fails in step: IndexError: too late (at epoch " in err
+    assert err.count("\n") == 1
+    name = "mine-with-late-nadam-smoke-modified"
+    assert [row["solver"] for row in rows(folder, name)] == ["SGD", "BPGrad, μ = 0", "nadam"]
+
+
+def test_a_wrapped_class_of_a_file_is_part_of_the_identity(folder: Path) -> None:
+    write(folder, "inner.py", "from torch.optim import SGD\nclass Inner(SGD): ...\n")
+    outer = "class Outer:\n    step = zero_grad = state_dict = load_state_dict = None\n"
+    write(folder, "outer.py", f"{outer}    def __init__(self, optimizer): ...\n")
+    text = "name: mine\noptimizer: outer.py:Outer\nwraps: {optimizer: inner.py:Inner, lr: 0.1}\n"
+    path = write(folder, "mine.yaml", text)
+    found = set()
+    for edit in ("", "# edited\n"):
+        write(folder, "inner.py", f"from torch.optim import SGD\nclass Inner(SGD): ...\n{edit}")
+        own_solver.load(path)
+        found.add(run_name(load(["solver=mine"])))
+    assert len(found) == 2
+
+
+def test_a_comparison_is_read_from_the_suites_records_and_written_elsewhere(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is recorded there is not trained again, and nothing is written there."""
+    suite = folder / "suite/results/runs"
+    elsewhere = [f"results_root={suite}", f"checkpoint_root={folder}/suite/checkpoints"]
+    run(folder, extra=elsewhere)
+    monkeypatch.setattr(runner, "SUITE_RECORDS", suite)
+    before = {path: path.read_bytes() for path in suite.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    path = write(folder, "nadam.yaml", NADAM)
+    run(folder, "--add", str(path), "--dry-run")
+    assert "1 of 3 runs to do" in capsys.readouterr().out
+    run(folder, "--add", str(path))
+    out = capsys.readouterr().out
+    assert f"2 of 3 runs are read from {suite}" in out
+    name = "mine-with-nadam-smoke-modified"
+    labels = ["SGD", "BPGrad, μ = 0", "nadam"]
+    assert [row["solver"] for row in rows(folder, name)] == labels
+    assert [path.parent.name for path in folder.glob("results/runs/*/*/*")] == ["nadam"]
+    assert before == {path: path.read_bytes() for path in suite.rglob("*") if path.is_file()}
+    roots = [f"results_root={folder}/results/runs"]
+    main(["explain", name, "SGD", "top1 error", "--set", *roots])
+    assert "equal to 6 significant digits" in capsys.readouterr().out
 
 
 def test_options_that_do_not_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,12 +428,34 @@ def test_a_task_without_a_holdout_refuses_to_tune(
         run(folder, "--add", str(write(folder, "nadam.yaml", NADAM)), "--tune", "2")
 
 
+def test_the_yaml_of_the_page_is_read(folder: Path) -> None:
+    """Where it names a package that is not installed, its form."""
+    page = (CONFIG_DIR.parent / "docs/bring-your-own.md").read_text(encoding="utf-8")
+    texts = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(texts) == 8
+    for text in texts:
+        given = yaml.safe_load(text)
+        if importlib.util.find_spec(given["optimizer"].partition(".")[0]) is None:
+            text = text.replace(given["optimizer"], "user_stub.py:Stub")
+        write(
+            folder,
+            "user_stub.py",
+            "class Stub:\n"
+            "    step = zero_grad = state_dict = load_state_dict = None\n"
+            "    def __init__(self, params, optimizer=None, **more): ...\n",
+        )
+        own_solver.load(write(folder, "given.yaml", text))
+        spec = solver_spec(load([f"solver={given['name']}"]))
+        assert spec.closure is given.get("closure", False)
+        assert len(spec.groups) == len(given.get("groups", []))
+
+
 def test_what_the_page_shows_can_be_typed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its YAML is read, and its commands are parsed; the first one runs, smaller."""
     page = (CONFIG_DIR.parent / "docs/bring-your-own.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    text = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0]
     monkeypatch.chdir(write(folder, "nadam.yaml", text).parent)
     commands = re.findall(r"^python -m experiments (.*?)(?: +#.*)?$", page, re.MULTILINE)
     assert len(commands) == 4

@@ -1,0 +1,33 @@
+"""The Weights & Biases mirror of a run, where one is wanted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bpgrad.records.run_record import RunRecord
+from bpgrad.training.config import Config
+from bpgrad.training.identity import describe
+
+if TYPE_CHECKING:
+    from bpgrad.records.wandb_mirror import WandbMirror
+
+
+def open_mirror(cfg: Config, record: RunRecord) -> WandbMirror | None:
+    """Begin to mirror a run, with the rows that it has already; None if it is not wanted."""
+    if cfg.wandb.mode == "disabled":
+        return None
+    from bpgrad.records.wandb_mirror import WandbMirror
+
+    task, solver, leaf = record.name.split("/")
+    rows = zip(record.rows(), record.rows("timing.csv"), strict=True)
+    return WandbMirror(
+        run_id=leaf.rpartition("-")[2],
+        name=f"{task} {solver} {leaf}",
+        group=f"{task}-{solver}",
+        config=describe(cfg),
+        project=cfg.wandb.project,
+        entity=cfg.wandb.entity,
+        mode=cfg.wandb.mode,
+        directory=record.checkpoints,
+        past_rows=[metrics | timing for metrics, timing in rows],
+    )
