@@ -30,6 +30,11 @@ def composed(folder: Path, overrides: Sequence[str]) -> DictConfig:
     return found
 
 
+def forget() -> None:
+    """Compose anew from now on; to be called by whoever stores a node in Hydra's ConfigStore."""
+    _remembered.cache_clear()
+
+
 def _files(folder: Path) -> Files:
     stats = ((str(path), path.stat()) for path in sorted(folder.rglob("*.yaml")))
     return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)

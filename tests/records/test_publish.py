@@ -67,7 +67,7 @@ def changed(publication: Publication) -> Publication:
 def test_a_publication_holds_all_of_the_record(folder: Path, figure4: list[Publication]) -> None:
     found, record = figure4[0], folder / "results/runs" / RUN
     for file in ("metrics.csv", "timing.csv"):
-        table = pd.read_csv(record / file)
+        table = pd.read_csv(record / file, float_precision="round_trip")
         assert len(table) == len(found.epochs) == 4
         pd.testing.assert_frame_equal(
             pd.DataFrame(found.epochs)[list(table)], table.astype(float), check_exact=True
