@@ -8,6 +8,7 @@ from bpgrad.reporting.tables import as_markdown, notes
 
 from bpgrad.errors import RecordError
 from bpgrad.records.run_record import RunRecord
+from bpgrad.reporting.display.tables import as_markdown, notes
 from bpgrad.reporting.runs import read_run
 from tests.reporting.records import compare, make_record, make_run
 
