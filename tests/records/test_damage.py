@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from bpgrad.reporting.tables import as_markdown
 
 from bpgrad.errors import CheckpointError, DamagedRecordError
 from bpgrad.models.lenet import CifarLeNet, DigitsLeNet, MnistLeNet

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bpgrad.reporting.tables import as_markdown, notes
 
 from bpgrad.errors import RecordError
 from bpgrad.records.run_record import RunRecord
