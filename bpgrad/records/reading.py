@@ -71,15 +71,14 @@ def read(directory: Path) -> Content:
     with checked(directory / "metrics.csv"):
         epochs = content.config.get("epochs", math.inf)
         require(len(content.metrics) <= epochs, f"more rows than the run's {epochs} epochs")
+    if result is not None:
+        _compare(directory, content, result)
+        return content
     for file, rows in (("timing.csv", content.timing), ("consumed.csv", content.consumed)):
         if file == "timing.csv" or rows:  # a kill may have come between the files
             with checked(directory / file):
-                behind = len(content.metrics) - len(rows)
-                require(
-                    behind in (0, 1), f"{len(rows)} rows, metrics.csv has {len(content.metrics)}"
-                )
-    if result is not None:
-        _compare(directory, content, result)
+                every = len(content.metrics)
+                require(every - len(rows) in (0, 1), f"{len(rows)} rows, metrics.csv has {every}")
     return content
 
 

@@ -21,8 +21,8 @@ def worst_value(cfg: Config) -> float:
 
 def shown_value(cfg: Config, result: Mapping[str, Any]) -> float:
     """The final validation metric that tables show, for sweepers that optimize."""
-    value = float(result[f"val_{_shown_metric(cfg)[0]}"])
-    return worst_value(cfg) if math.isnan(value) else value
+    value = result[f"val_{_shown_metric(cfg)[0]}"]
+    return worst_value(cfg) if value is None or math.isnan(value) else float(value)
 
 
 def _shown_metric(cfg: Config) -> tuple[str, Any]:

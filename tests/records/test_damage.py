@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from bpgrad.reporting.tables import as_markdown
 
 from bpgrad.errors import CheckpointError, DamagedRecordError
 from bpgrad.models.lenet import CifarLeNet, DigitsLeNet, MnistLeNet
 from bpgrad.optim import BPGrad
 from bpgrad.records.reading import CHECKSUMS, Content, read, read_steps
 from bpgrad.records.run_record import RunRecord
+from bpgrad.reporting.display.tables import as_markdown
 from bpgrad.reporting.runs import look_at
 from bpgrad.training import checkpoint
 from bpgrad.training.config import load

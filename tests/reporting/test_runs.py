@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bpgrad.reporting.tables import as_markdown, notes
 
 from bpgrad.errors import RecordError
 from bpgrad.records.run_record import RunRecord
+from bpgrad.reporting.display.tables import as_markdown, notes
 from bpgrad.reporting.runs import read_run
 from tests.reporting.records import compare, make_record, make_run
 
@@ -40,7 +40,7 @@ def test_a_row_that_a_killed_run_did_not_complete_is_left_out(tmp_path: Path) ->
 def test_a_result_without_its_rows_is_refused(tmp_path: Path) -> None:
     record = make_record(tmp_path, "Adam")
     record.write_rows("metrics.csv", record.rows()[:2])
-    with pytest.raises(RecordError, match=r"metrics.csv is damaged \(2 rows"):
+    with pytest.raises(RecordError, match=r"metrics.csv is damaged \(2 whole rows"):
         read_run(record, "Adam", 0)
 
 
