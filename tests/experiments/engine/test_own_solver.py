@@ -461,6 +461,7 @@ def test_what_the_page_shows_can_be_typed(
     assert len(commands) == 4
     for command in commands:
         parser(SUITE.folder).parse_args(shlex.split(command))
+    monkeypatch.setattr("experiments.__main__.SUITE", SUITE)
     small = ["epochs=1", "scale.train_examples=160", "scale.val_examples=50"]
     main([*shlex.split(commands[0])[:-1], "2", "--scale=smoke", "--set", *small])
     out = capsys.readouterr().out
