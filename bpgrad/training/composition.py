@@ -48,8 +48,3 @@ def _compose(folder: str, overrides: tuple[str, ...]) -> DictConfig:
 @lru_cache(maxsize=1024)
 def _remembered(folder: str, overrides: tuple[str, ...], files: Files) -> DictConfig:
     return _compose(folder, overrides)
-
-
-def forget() -> None:
-    """Compose anew from here on: what Hydra's store holds beside the files has changed."""
-    _remembered.cache_clear()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from bpgrad.records.run_record import RunRecord
 from bpgrad.tasks.classification import Digits
 from bpgrad.tasks.task import Context
+from bpgrad.training import checkpoint
 from bpgrad.training.config import Config, load, solver_spec
 from bpgrad.training.identity import run_name
 from bpgrad.training.solver import LossFeedback, Solver
@@ -274,8 +275,9 @@ def test_the_training_set_at_fixed_weights_every_ten_epochs_and_at_the_end(
 
     task = Digits(Context(World(torch.device("cpu")), Path(), 0, 32, 320, 100))
     model = task.build_model(0)
-    state = torch.load(record_of(cfg).checkpoints / "checkpoint.pt", weights_only=True)
-    model.load_state_dict(state["state"]["model"])
+    saved = checkpoint.load(record_of(cfg).checkpoints / "checkpoint.pt", record_of(cfg).name)
+    assert saved is not None
+    model.load_state_dict(saved["model"])
     with torch.no_grad():
         logits = model(task.train.images)
     assert rows[-1]["fixed_objective"] == pytest.approx(
