@@ -618,7 +618,7 @@ def test_state_moves_to_the_device_of_the_parameters() -> None:
         p.grad = torch.zeros_like(p)
     other.step(loss=torch.zeros((), device="meta"))
     scalars = [v for v in other.param_groups[0].values() if isinstance(v, torch.Tensor)]
-    assert len(scalars) == 7
+    assert len(scalars) == 9
     assert all(s.device.type == "meta" for s in [*scalars, *velocities(other)])
 
 
