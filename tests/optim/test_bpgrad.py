@@ -838,7 +838,7 @@ def test_sharded_parameters_use_the_norm_over_all_ranks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lipschitz", "options", "message"),
     [
-        (0.0, {}, "Invalid lipschitz value: 0.0"),
+        (0.0, {}, r"Invalid lipschitz value: 0.0 \(a number in \(0, inf\), or 'auto'\)"),
         (-1.0, {}, "Invalid lipschitz value: -1.0"),
         (INF, {}, "Invalid lipschitz value: inf"),
         (NAN, {}, "Invalid lipschitz value: nan"),
@@ -858,6 +858,12 @@ def test_sharded_parameters_use_the_norm_over_all_ranks(tmp_path: Path) -> None:
 def test_invalid_options(lipschitz: float, options: Options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BPGrad(new_params(), lipschitz, **options)
+
+
+@pytest.mark.parametrize("lipschitz", ["50", None, True, torch.tensor(50.0)])
+def test_a_lipschitz_that_is_no_number(lipschitz: Any) -> None:
+    with pytest.raises(TypeError, match=r"Invalid lipschitz: .*in \(0, inf\), or 'auto'"):
+        BPGrad(new_params(), lipschitz)
 
 
 @pytest.mark.parametrize(
@@ -902,7 +908,7 @@ def test_exactly_one_of_closure_and_loss() -> None:
     optimizer = BPGrad(new_params(), 4.0)
     both: list[Options] = [{}, {"closure": lambda: 1.0, "loss": 1.0}]
     for arguments in both:
-        with pytest.raises(ValueError, match="exactly one of closure and loss"):
+        with pytest.raises(ValueError, match="exactly one of three ways"):
             optimizer.step(**arguments)
     with pytest.raises(TypeError, match="Expected loss"):
         optimizer.step(lambda: None)  # type: ignore[arg-type, return-value]

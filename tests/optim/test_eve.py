@@ -341,7 +341,7 @@ def test_invalid_steps() -> None:
     optimizer = Eve(new_params())
     both: list[Options] = [{}, {"closure": lambda: 1.0, "loss": 1.0}]
     for arguments in both:
-        with pytest.raises(ValueError, match="exactly one of closure and loss"):
+        with pytest.raises(ValueError, match="exactly one of three ways"):
             optimizer.step(**arguments)
     with pytest.raises(ValueError, match="Expected a 0-dim loss"):
         optimizer.step(loss=torch.ones(2))
