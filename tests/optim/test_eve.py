@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bpgrad.optim import Eve
+from bpgrad.optim._loss_aware import COMPILES
 
 Options = dict[str, Any]
 Params = list[Any]  # torch.nn.Parameter: mypy cannot know that their gradients are set
@@ -291,6 +292,7 @@ def test_lr_scheduler_and_tensor_lr() -> None:
         torch.testing.assert_close(p, q, rtol=1e-14, atol=1e-15)
 
 
+@pytest.mark.skipif(not COMPILES, reason="torch 2.11 compiles the step wrongly; it is refused")
 def test_compiles_without_graph_breaks() -> None:
     torch.compiler.reset()
     params, twins = new_params(), new_params()
