@@ -475,8 +475,10 @@ MUTANTS = {
     "L dropped": ("/ lipschitz : 0", ": 0"),
     "L of the estimate dropped": ("group[k].lipschitz : estimate", "group[k].lipschitz : 1"),
     "estimate of the largest norm": ("memory * *global", "*global"),
-    "estimate of the last norm": ("fmax(margin * norm, memory * *global->lipschitz_estimate)",
-                                  "margin * norm"),
+    "estimate of the last norm": (
+        "fmax(margin * norm, memory * *global->lipschitz_estimate)",
+        "margin * norm",
+    ),
     "estimate without margin": ("fmax(margin * norm", "fmax(norm"),
     "lr dropped": ("gap * *scalars[k].lr", "gap"),
     "skipped steps taken": ("!(fabs(f) + norm < INFINITY)", "0"),

@@ -1,10 +1,11 @@
-"""The ways to hand over the loss, and the state that checkpointing tools ask a new optimizer for."""
+"""The ways to hand over the loss, and the state that checkpointing asks a new optimizer for."""
 
 import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,10 @@ def test_without_a_loss_a_first_step_at_a_rate_is_an_error(build: Callable[..., 
 def test_checkpointing_tools_make_the_state_and_change_nothing(
     build: Callable[..., Any], lr: Any
 ) -> None:
-    net, objective = problem()
+    net, _ = problem()
     optimizer = build(net.parameters())
     optimizer.param_groups[0]["lr"] = lr
-    before = {k: v for k, v in optimizer.state_dict()["param_groups"][0].items()}
+    before = deepcopy(optimizer.state_dict()["param_groups"][0])
     weights = [p.detach().clone() for p in net.parameters()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

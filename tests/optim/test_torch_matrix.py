@@ -447,7 +447,9 @@ def test_every_dtype_and_shape(case: tuple[str, str], dtype: torch.dtype, shape:
         # Values that bfloat16 holds, in memory laid out like the tensor's.
         memory = torch.empty_strided(value.shape, value.stride(), dtype=kind)
         params: Any = [torch.nn.Parameter(memory.copy_(value.bfloat16()))]
-        params.append(torch.nn.Parameter(torch.ones(3, dtype=torch.promote_types(kind, torch.float32))))
+        params.append(
+            torch.nn.Parameter(torch.ones(3, dtype=torch.promote_types(kind, torch.float32)))
+        )
         optimizer = OPTIMIZERS[name](params, weight_decay=0.125, **options)
         for t in range(4):
             for p in params:

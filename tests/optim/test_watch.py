@@ -1,4 +1,4 @@
-"""The warnings about L and about skipped steps: what they say, when, and that they wait for nothing."""
+"""The warnings about L and skipped steps: what they say, when, and that they wait for nothing."""
 
 import math
 import re
@@ -111,9 +111,10 @@ def test_watching_reads_nothing_on_the_host(
 ) -> None:
     optimizer = BPGrad([parameter(torch.ones(4), torch.ones(4))], 0.5, **mode)
     loss = torch.tensor(1.0)
-    with no_host_read, pytest.warns(UserWarning, match="too small"):
+    with no_host_read, warnings.catch_warnings(record=True) as caught:
         for _ in range(301):
             optimizer.step(loss=loss)
+    assert len(caught) == 1
 
 
 def test_the_modes_include_the_kernel() -> None:
