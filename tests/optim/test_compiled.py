@@ -12,7 +12,7 @@ from bpgrad.optim._loss_aware import COMPILES
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not COMPILES, reason="torch 2.11 compiles the step wrongly: refused"),
+    pytest.mark.skipif(not COMPILES, reason="this torch compiles the step wrongly; refused"),
     pytest.mark.skipif(
         shutil.which("g++") is None and shutil.which("clang++") is None,
         reason="torch.compile needs a C++ compiler on the CPU, and none is installed",

@@ -292,7 +292,7 @@ def test_lr_scheduler_and_tensor_lr() -> None:
         torch.testing.assert_close(p, q, rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.skipif(not COMPILES, reason="torch 2.11 compiles the step wrongly; it is refused")
+@pytest.mark.skipif(not COMPILES, reason="this torch compiles the step wrongly; refused")
 def test_compiles_without_graph_breaks() -> None:
     torch.compiler.reset()
     params, twins = new_params(), new_params()
