@@ -2,7 +2,6 @@ import io
 import pickle
 from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,12 +19,6 @@ class FailOnHostRead(TorchDispatchMode):
         if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default):
             raise AssertionError(f"the host reads a tensor: {func}")
         return func(*args, **(kwargs or {}))
-
-
-@pytest.fixture(autouse=True)
-def own_inductor_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another torch on this machine has compiled must not reach a test."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
 
 
 @pytest.fixture

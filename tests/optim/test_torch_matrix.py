@@ -429,7 +429,7 @@ TENSORS: dict[str, Callable[[], torch.Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize("case", cases(OPTIMIZERS, IMPLEMENTATIONS))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", TENSORS)
 def test_every_dtype_and_shape(case: tuple[str, str], dtype: torch.dtype, shape: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bpgrad.optim import BPGrad
-from bpgrad.optim._fused import kernel
+from tests.kernel import needs_kernel
 
 MODES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -117,9 +117,8 @@ def test_watching_reads_nothing_on_the_host(
     assert len(caught) == 1
 
 
+@needs_kernel
 def test_the_modes_include_the_kernel() -> None:
-    if kernel() is None:
-        pytest.skip("the CPU kernel was not built (no C compiler with OpenMP)")
     optimizer = BPGrad([parameter(torch.ones(4), torch.ones(4))], 0.5)
     optimizer.step(loss=1.0)
     assert optimizer._layout is not None
