@@ -3,5 +3,6 @@
 from bpgrad.optim.adam import MatConvNetAdam
 from bpgrad.optim.bpgrad import BPGrad
 from bpgrad.optim.eve import Eve
+from bpgrad.optim.suggest import suggest_lipschitz
 
-__all__ = ["BPGrad", "Eve", "MatConvNetAdam"]
+__all__ = ["BPGrad", "Eve", "MatConvNetAdam", "suggest_lipschitz"]

@@ -94,7 +94,7 @@ typedef struct {
 } tensor_row;
 
 typedef struct {
-    double lipschitz, momentum, weight_decay;
+    double lipschitz, momentum, weight_decay; /* lipschitz 0: the estimate */
 } group_row;
 
 typedef struct {
@@ -104,7 +104,7 @@ typedef struct {
 
 typedef struct {
     const double *loss;
-    double *f_min, *grad_norm;
+    double *f_min, *grad_norm, *max_grad_norm, *lipschitz_estimate;
     int64_t *step, *skipped_steps, *negative_losses, *exceeded_steps;
 } global_scalars;
 
@@ -153,7 +153,8 @@ static void share(int64_t blocks, int64_t *first, int64_t *last) {
 
 /* The scalars of the step; 0 if it is to be skipped. */
 static int take_scalars(double norm, int64_t groups, const group_row *group,
-                        const group_scalars *scalars, const global_scalars *global, double rho) {
+                        const group_scalars *scalars, const global_scalars *global, double rho,
+                        double margin, double memory) {
     double f = *global->loss;
     if (!(fabs(f) + norm < INFINITY)) { /* a NaN compares as false */
         ++*global->skipped_steps;
@@ -161,12 +162,16 @@ static int take_scalars(double norm, int64_t groups, const group_row *group,
     }
     *global->f_min = fmin(*global->f_min, f);
     *global->grad_norm = norm;
+    *global->max_grad_norm = fmax(*global->max_grad_norm, norm);
+    double estimate = fmax(margin * norm, memory * *global->lipschitz_estimate);
+    *global->lipschitz_estimate = estimate;
     ++*global->step;
     *global->negative_losses += f < 0;
     double gap = fmax(f - rho * *global->f_min, 0), smallest = INFINITY;
     for (int64_t k = 0; k < groups; k++) {
-        *scalars[k].step_size = gap * *scalars[k].lr / group[k].lipschitz;
-        smallest = fmin(smallest, group[k].lipschitz);
+        double lipschitz = group[k].lipschitz > 0 ? group[k].lipschitz : estimate;
+        *scalars[k].step_size = lipschitz > 0 ? gap * *scalars[k].lr / lipschitz : 0;
+        smallest = fmin(smallest, lipschitz);
     }
     *global->exceeded_steps += norm > smallest;
     return 1;
@@ -175,9 +180,10 @@ static int take_scalars(double norm, int64_t groups, const group_row *group,
 /* Returns 0, or 1 where there is no memory for the list of blocks. The addresses are those of all
  * parameters, of all gradients, of all velocities. The number in the name goes up whenever the
  * arguments change, so that a library that was built before is not called. */
-int bpgrad_step_2(int64_t tensors, const tensor_row *tensor, char *const *address, int64_t groups,
+int bpgrad_step_3(int64_t tensors, const tensor_row *tensor, char *const *address, int64_t groups,
                   const group_row *group, const group_scalars *scalars,
-                  const global_scalars *global, double rho, int64_t paper) {
+                  const global_scalars *global, double rho, double margin, double memory,
+                  int64_t paper) {
     int64_t blocks = 0, elements = 0;
     for (int64_t t = 0; t < tensors; t++) {
         blocks += (tensor[t].numel + BLOCK - 1) / BLOCK;
@@ -216,7 +222,7 @@ int bpgrad_step_2(int64_t tensors, const tensor_row *tensor, char *const *addres
         {
             for (int64_t b = 0; b < blocks; b++) norm += partial[b];
             norm = sqrt(norm);
-            skipped = !take_scalars(norm, groups, group, scalars, global, rho);
+            skipped = !take_scalars(norm, groups, group, scalars, global, rho, margin, memory);
         } /* and here the threads wait for each other again */
         /* Last run first: what the norm has read last is still in the cache. But upwards within a
          * run, and runs are long, since that is how the processor reads ahead. */

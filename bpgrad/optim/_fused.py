@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from bpgrad.optim._lipschitz import MARGIN, MEMORY
+
 try:  # what torch.compile guards its inputs with; not public, so nothing depends on it
     from torch._C._dynamo.guards import TensorGuards
 except ImportError:
@@ -20,6 +22,8 @@ NUMBER = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}  # of the kerne
 GLOBAL_SCALARS = (
     "f_min",
     "grad_norm",
+    "max_grad_norm",
+    "lipschitz_estimate",
     "step",
     "skipped_steps",
     "negative_losses",
@@ -34,13 +38,13 @@ def kernel() -> Any:
     if spec is None or spec.origin is None:
         return None
     try:
-        function = ctypes.CDLL(spec.origin).bpgrad_step_2
+        function = ctypes.CDLL(spec.origin).bpgrad_step_3
     except (OSError, AttributeError):  # built for another machine, or from older sources
         return None
     pointer, count = ctypes.c_void_p, ctypes.c_int64
     function.argtypes = (
         *(count, pointer, pointer, count, pointer, pointer, pointer),
-        *(ctypes.c_double, count),
+        *(ctypes.c_double, ctypes.c_double, ctypes.c_double, count),
     )
     return function
 
@@ -181,7 +185,9 @@ def fused_step(
     rates = array("d", [0.0] * len(groups))
     kept = []  # alive until the call is over
     for k, group in enumerate(groups):
-        options.extend((group["lipschitz"], group["momentum"], group["weight_decay"]))
+        lipschitz = group["lipschitz"]
+        options.append(0.0 if lipschitz == "auto" else lipschitz)
+        options.extend((group["momentum"], group["weight_decay"]))
         lr = group["lr"]
         if isinstance(lr, Tensor):  # its value is not read here: that would be a read by the host
             kept.append(lr.to("cpu", torch.float64))
@@ -201,6 +207,8 @@ def fused_step(
         pointers.buffer_info()[0],
         scalars.buffer_info()[0],
         shared["rho"],
+        MARGIN,
+        MEMORY,
         shared["variant"] == "paper",
     )
     if failed:

@@ -73,12 +73,13 @@ def update(
         scale = factor.clamp(min=-torch.finfo(dtype).max).to(device, dtype)
         length = 1.0 if reach is None else reach.to(device, dtype)
         if loop:
-            apply_loop(ws, [d * scale for d in ds], vs, momentum, length, skipped.to(device))
+            steps = [(d * scale).to(d.dtype) for d in ds]
+            apply_loop(ws, steps, vs, momentum, length, skipped.to(device))
             continue
         if fresh:
             torch._foreach_mul_(ds, scale)
-        else:
-            ds = list(torch._foreach_mul(ds, scale))
+        else:  # the product of two 0-dim tensors has the dtype of the wider one
+            ds = [s.to(d.dtype) for s, d in zip(torch._foreach_mul(ds, scale), ds, strict=True)]
         apply_foreach(ws, ds, vs, momentum, length, skipped.to(device))
 
 
@@ -93,7 +94,7 @@ def apply_loop(
     """The update v ← μ v + s, w ← w + reach · v: the readable reference of the two."""
     for w, s, v in zip(params, steps, velocities, strict=True):
         torch.where(skipped, v, momentum * v + s, out=v)
-        torch.where(skipped, w, w + reach * v, out=w)
+        torch.where(skipped, w, w + (reach * v).to(w.dtype), out=w)
 
 
 def apply_foreach(

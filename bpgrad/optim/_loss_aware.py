@@ -11,6 +11,10 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+# Compiled by torch 2.11 and 2.12 a step loses what it writes to 0-dim float64 tensors on the CPU;
+# 2.15 is right.
+COMPILES = torch.torch_version.TorchVersion(torch.__version__) >= (2, 15)
+
 Loss = Tensor | float
 Closure = Callable[[], Loss]
 
@@ -54,6 +58,22 @@ def check_group(group: dict[str, Any]) -> None:
         raise ValueError(f"Invalid weight_decay value: {weight_decay}")
 
 
+def check_loss(loss: Any, device: torch.device) -> None:
+    """Refuse what is neither a number nor a 0-dim tensor on ``device``.
+
+    Raises:
+        ValueError: for another shape or device.
+        TypeError: for another type.
+    """
+    if isinstance(loss, Tensor):
+        if loss.dim() != 0:
+            raise ValueError(f"Expected a 0-dim loss, but got shape {tuple(loss.shape)}")
+        if loss.device != device:
+            raise ValueError(f"Expected loss on {device}, but got one on {loss.device}")
+    elif not isinstance(loss, Real):
+        raise TypeError(f"Expected loss to be a 0-dim tensor or a float, but got {type(loss)}")
+
+
 class LossAwareOptimizer(Optimizer):
     """Base of the optimizers whose step depends on the value of the loss.
 
@@ -63,6 +83,27 @@ class LossAwareOptimizer(Optimizer):
 
     #: Names of the 0-dim tensors that a group may hold.
     _scalars: tuple[str, ...]
+    _observed: Loss | None = None  # handed over for the next step
+
+    def observe(self, loss: Loss) -> None:
+        """Hand over the loss of the next ``step()``, where a loop leaves no way to pass it there.
+
+        It replaces one that was handed over before and not used, by a step that ``GradScaler`` left
+        out, say. With gradient accumulation hand over the loss whose gradient was accumulated. ::
+
+            loss.backward()
+            optimizer.observe(loss)
+            optimizer.step()
+
+        Args:
+            loss: 0-dim, on the parameters' device, or a float; as for ``step(loss=loss)``.
+
+        Raises:
+            ValueError: if the loss is not 0-dim or lies on another device.
+            TypeError: if the loss is neither a tensor nor a number.
+        """
+        check_loss(loss, self._device())
+        self._observed = loss.detach() if isinstance(loss, Tensor) else loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group.
@@ -109,25 +150,43 @@ class LossAwareOptimizer(Optimizer):
 
     def _evaluate(
         self, closure: Closure | None, loss: Loss | None, like: Tensor
-    ) -> tuple[Loss, Tensor]:
+    ) -> tuple[Loss, Tensor] | tuple[None, None]:
         """Return the loss as it was given, and as a tensor with dtype and device of ``like``.
 
+        Both are None where the step is to make the state and change nothing.
+
         Raises:
-            ValueError: if not exactly one of the two is given, or if the loss is not 0-dim or lies
-                on another device.
-            TypeError: if the loss is neither a tensor nor a number.
+            ValueError: if the loss is given in no way or in two, is not 0-dim, or lies on another
+                device.
+            TypeError: if the loss is neither a tensor nor a number, or stands in the closure's
+                place.
+            RuntimeError: inside torch.compile of a torch before 2.15.
         """
-        if (closure is None) == (loss is None):
-            raise ValueError("step() needs exactly one of closure and loss=")
+        if torch.compiler.is_compiling() and not COMPILES:
+            raise RuntimeError(
+                f"a compiled step of {type(self).__name__} is wrong in torch {torch.__version__}: "
+                "install torch 2.15 or later, or do not compile the step"
+            )
+        if closure is not None and not callable(closure):
+            raise TypeError(
+                f"step() got a {type(closure).__name__} in the place of the closure: pass the loss "
+                "by its name, step(loss=loss)"
+            )
+        given = [source for source in (closure, loss, self._observed) if source is not None]
+        if not given and not self.state and all(g["lr"] == 0 for g in self.param_groups):
+            return None, None
+        if len(given) != 1:
+            raise ValueError(
+                "step() needs the loss in exactly one of three ways: step(loss=loss), "
+                "step(closure), or observe(loss) before step(); "
+                + ("it was given in none" if not given else "it was given in more than one")
+            )
+        if self._observed is not None:
+            loss, self._observed = self._observed, None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        check_loss(loss, like.device)
         if isinstance(loss, Tensor):
-            if loss.dim() != 0:
-                raise ValueError(f"Expected a 0-dim loss, but got shape {tuple(loss.shape)}")
-            if loss.device != like.device:
-                raise ValueError(f"Expected loss on {like.device}, but got one on {loss.device}")
             return loss, loss.to(like.dtype)
-        if isinstance(loss, Real):
-            return float(loss), torch.full_like(like, float(loss))
-        raise TypeError(f"Expected loss to be a 0-dim tensor or a float, but got {type(loss)}")
+        return float(loss), torch.full_like(like, float(loss))

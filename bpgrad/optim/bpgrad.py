@@ -1,8 +1,7 @@
 """The BPGrad solver: branch and pruning reduced to one adaptive step length (Eq. 12, Alg. 2)."""
 
 import math
-import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,11 +9,13 @@ from torch.optim.optimizer import ParamsT
 
 from bpgrad.optim._fused import Layout, flat, fused_layout, fused_step, kernel
 from bpgrad.optim._kernels import add_decay, global_norm, update, where
+from bpgrad.optim._lipschitz import check_lipschitz, follow_norm, lipschitz_of
 from bpgrad.optim._loss_aware import Closure, Loss, LossAwareOptimizer, check_group
 from bpgrad.optim._noise import GOLDEN_GAMMA, gaussian_like, mix
+from bpgrad.optim._sharding import refuse_local_shards
+from bpgrad.optim._watch import Watch
 
 GLOBAL_OPTIONS = ("rho", "variant", "on_zero_gradient", "foreach", "fused")
-WATCH_EVERY = 100  # steps between two looks at whether ‖g‖ has exceeded L
 
 
 class BPGrad(LossAwareOptimizer):
@@ -45,8 +46,9 @@ class BPGrad(LossAwareOptimizer):
       parameters, in ``released`` too) or a random unit vector (``"random"``, as in the paper).
 
     Where ``grad_norm`` exceeds L the loss is not L-Lipschitz, and what the paper proves of the step
-    does not hold: ``exceeded_steps`` counts it, and a warning says so once, some 200 steps later at
-    most, since the count is copied to the host in the background.
+    does not hold: ``exceeded_steps`` counts it. Warnings say, some 200 steps later at most, since
+    the numbers are copied to the host in the background, that L is too small or far too large, or
+    that steps were skipped.
 
     Norms are accumulated in float64, and all scalars are float64 or int64 tensors in the parameter
     groups: ``state_dict`` carries them, ``step_size`` in each group, the global ones in the first.
@@ -56,7 +58,10 @@ class BPGrad(LossAwareOptimizer):
     Args:
         params: tensors, or dicts that define groups; a group can have its own ``lr``,
             ``weight_decay``, ``momentum`` and ``lipschitz``, hence its own η.
-        lipschitz: L > 0, the Lipschitz constant of the loss, in units of loss per unit of length.
+        lipschitz: L > 0, the Lipschitz constant of the loss, in units of loss per unit of length;
+            :func:`suggest_lipschitz` proposes one. Or ``"auto"``: the running estimate
+            ``max(2 ‖g‖, 0.999 · estimate before)`` of the steps taken, this one included. Like any
+            estimate it certifies nothing: what the paper proves for a known L does not hold.
         rho: ρ in [0, 1); the minimum is estimated as ρ times the smallest loss seen.
         momentum: μ in [0, 1).
         lr: plain multiplier of η, for LR schedulers; a float or a 0-dim tensor.
@@ -73,14 +78,18 @@ class BPGrad(LossAwareOptimizer):
 
     Raises:
         ValueError: for a value outside its range, or a group that sets its own global option.
+        TypeError: for an L that is neither a number nor ``"auto"``.
         RuntimeError: for ``fused`` together with ``foreach`` or ``on_zero_gradient="random"``, or
-            where the kernel was not built.
+            where the kernel was not built; for parameters that are one rank's part of larger ones
+            and not DTensors (ZeroRedundancyOptimizer, FullyShardedDataParallel).
     """
 
     _scalars = (
         "step_size",
         "f_min",
         "grad_norm",
+        "max_grad_norm",
+        "lipschitz_estimate",
         "step",
         "skipped_steps",
         "negative_losses",
@@ -90,14 +99,12 @@ class BPGrad(LossAwareOptimizer):
     # Whether λw stands inside the norm, and whether the velocity accumulates η-scaled steps.
     _variants: ClassVar = {"paper": (True, True), "released": (False, False)}
     _layout: Layout | None = None  # of the tensors of the last fused step
-    _calls = 0
-    _exceeded: Tensor | None = None  # host copy of ``exceeded_steps``, up to 100 steps old
-    _warned = False
+    _watch: Watch | None = None
 
     def __init__(
         self,
         params: ParamsT,
-        lipschitz: float,
+        lipschitz: float | Literal["auto"],
         *,
         rho: float = 0.1,
         momentum: float = 0.9,
@@ -141,6 +148,8 @@ class BPGrad(LossAwareOptimizer):
         self.param_groups[0].update(
             f_min=self._new_scalar(math.inf),
             grad_norm=self._new_scalar(0.0),
+            max_grad_norm=self._new_scalar(0.0),
+            lipschitz_estimate=self._new_scalar(0.0),
             step=self._new_scalar(0, torch.int64),
             skipped_steps=self._new_scalar(0, torch.int64),
             negative_losses=self._new_scalar(0, torch.int64),
@@ -155,17 +164,18 @@ class BPGrad(LossAwareOptimizer):
 
         Raises:
             ValueError: for a value outside its range, or a global option that differs.
+            TypeError, RuntimeError: as the constructor.
         """
         options = {**self.defaults, **param_group}
         check_group(options)
-        if not 0.0 < options["lipschitz"] < math.inf:
-            raise ValueError(f"Invalid lipschitz value: {options['lipschitz']}")
+        check_lipschitz(options["lipschitz"])
         if not 0.0 <= options["momentum"] < 1.0:
             raise ValueError(f"Invalid momentum value: {options['momentum']}")
         for name in GLOBAL_OPTIONS:
             if options[name] != self.defaults[name]:
                 raise ValueError(f"{name} is global: a parameter group cannot have its own")
         super().add_param_group(param_group)
+        refuse_local_shards(self.param_groups[-1]["params"])
         self.param_groups[-1]["step_size"] = self._new_scalar(0.0)
 
     @property
@@ -197,48 +207,62 @@ class BPGrad(LossAwareOptimizer):
         return self.param_groups[0]["negative_losses"].clone()
 
     @property
+    def lipschitz_estimate(self) -> Tensor:
+        """The estimate that stands for an L of ``"auto"``, kept for any L, 0-dim; 0 at first."""
+        return self.param_groups[0]["lipschitz_estimate"].clone()
+
+    @property
     def exceeded_steps(self) -> Tensor:
         """Number of steps taken with ``grad_norm`` above (the smallest) L, 0-dim int64."""
         return self.param_groups[0]["exceeded_steps"].clone()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        # States that were saved before the count existed.
-        self.param_groups[0].setdefault("exceeded_steps", self._new_scalar(0, torch.int64))
+        first = self.param_groups[0]  # of states that were saved before these existed
+        first.setdefault("exceeded_steps", self._new_scalar(0, torch.int64))
+        first.setdefault("max_grad_norm", self._new_scalar(0.0))
+        first.setdefault("lipschitz_estimate", self._new_scalar(0.0))
 
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Closure | None = None, *, loss: Loss | None = None
-    ) -> Loss:
+    ) -> Loss | None:
         """Take one step.
 
         Args:
             closure: evaluates the model, computes the gradients and returns the loss.
             loss: the loss, a 0-dim tensor on the parameters' device or a float; with loss scaling
-                the unscaled one, under data parallelism the mean over the ranks.
+                the unscaled one, under data parallelism the mean over the ranks. Instead of either
+                it can be handed to :meth:`observe` beforehand.
 
         Returns:
-            The loss as given or returned.
+            The loss as given, observed or returned; None where the state was made and nothing else
+            (without a loss, at lr 0, which is how torch.distributed.checkpoint asks for it).
 
         Raises:
-            ValueError: if not exactly one of the two is given, or if the loss is not 0-dim or lies
-                on another device.
-            TypeError: if the loss is neither a tensor nor a number.
+            ValueError: if the loss is given in no way or in two, is not 0-dim, or lies on another
+                device.
+            TypeError: if the loss is neither a tensor nor a number, or stands in the closure's
+                place.
             RuntimeError: for sparse gradients, or if ``fused=True`` cannot be honoured.
         """
         self._place_scalars()
         given, f = self._evaluate(closure, loss, self.param_groups[0]["f_min"])
         params = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         velocities = [[self._velocity(p) for p in ps] for ps in params]
+        if f is None:
+            return None
         tensors, counts = flat(params, velocities), [len(ps) for ps in params]
         layout = fused_layout(self.param_groups[0], tensors, counts, self._layout)
         if layout is not None:
             fused_step(self.param_groups, tensors, layout, f)
         else:
             self._step(params, velocities, f)
-        self._layout = layout
         if not torch.compiler.is_compiling():
-            self._watch()
+            self._layout = layout
+            if self._watch is None:
+                self._watch = Watch()
+            self._watch.look(self.param_groups, f)
         return given
 
     def _step(self, params: list[list[Tensor]], velocities: list[list[Tensor]], f: Tensor) -> None:
@@ -264,12 +288,14 @@ class BPGrad(LossAwareOptimizer):
         f_min = shared["f_min"]
         torch.fmin(f_min, f, out=f_min)
         gap = f.sub(f_min, alpha=shared["rho"]).clamp_(min=0.0)
+        follow_norm(shared, norm, skipped)
+        lipschitz = [lipschitz_of(g, shared["lipschitz_estimate"]) for g in self.param_groups]
 
-        for group, ps, ds, vs in zip(
-            self.param_groups, params, directions, velocities, strict=True
+        for group, constant, ps, ds, vs in zip(
+            self.param_groups, lipschitz, params, directions, velocities, strict=True
         ):
             eta = group["step_size"]
-            torch.where(skipped, eta, gap * group["lr"] / group["lipschitz"], out=eta)
+            torch.where(skipped, eta, gap * group["lr"] / constant, out=eta)
             if ps:
                 factor = (eta if steps_in_velocity else torch.ones_like(eta)).div(divisor).neg_()
                 fresh = group["weight_decay"] != 0  # else the directions are the gradients
@@ -280,32 +306,10 @@ class BPGrad(LossAwareOptimizer):
         shared["step"].add_(~skipped)
         shared["skipped_steps"].add_(skipped)
         shared["negative_losses"].add_(f < 0.0)
-        smallest = min(group["lipschitz"] for group in self.param_groups)
+        numbers = [constant for constant in lipschitz if not isinstance(constant, Tensor)]
+        # ‖g‖ never exceeds the estimate, which is made of it.
+        smallest = min(numbers, default=math.inf)
         shared["exceeded_steps"].add_((norm > smallest) & ~skipped)
-
-    def _watch(self) -> None:
-        """Warn once that ‖g‖ has exceeded L, without ever waiting for the device.
-
-        The host looks at a copy that was started 100 steps before; on a GPU one that is not yet
-        complete shows the number before.
-        """
-        self._calls += 1
-        if self._warned or self._calls % WATCH_EVERY:
-            return
-        count = self.param_groups[0]["exceeded_steps"]
-        if count.is_meta:
-            return
-        if self._exceeded is None:
-            self._exceeded = torch.zeros_like(count, device="cpu", pin_memory=count.is_cuda)
-        elif self._exceeded.numpy():
-            self._warned = True
-            warnings.warn(
-                f"the norm of the gradient has exceeded L in at least {self._exceeded.numpy()} of "
-                f"{self._calls} steps: the loss is not L-Lipschitz there, and BPGrad's bounds on "
-                "its minimum do not hold",
-                stacklevel=5,  # the caller of step, past torch's two wrappers of it
-            )
-        self._exceeded.copy_(count, non_blocking=True)
 
     def _velocity(self, param: Tensor) -> Tensor:
         state = self.state[param]

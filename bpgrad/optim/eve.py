@@ -96,24 +96,32 @@ class Eve(LossAwareOptimizer):
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Closure | None = None, *, loss: Loss | None = None
-    ) -> Loss:
+    ) -> Loss | None:
         """Take one step.
 
         Args:
             closure: evaluates the model, computes the gradients and returns the loss.
-            loss: the loss, a 0-dim tensor on the parameters' device or a float.
+            loss: the loss, a 0-dim tensor on the parameters' device or a float. Instead of either
+                it can be handed to :meth:`observe` beforehand.
 
         Returns:
-            The loss as given or returned.
+            The loss as given, observed or returned; None where the state was made and nothing else
+            (without a loss, at lr 0, which is how torch.distributed.checkpoint asks for it).
 
         Raises:
-            ValueError: if not exactly one of the two is given, or if the loss is not 0-dim or lies
-                on another device.
-            TypeError: if the loss is neither a tensor nor a number.
+            ValueError: if the loss is given in no way or in two, is not 0-dim, or lies on another
+                device.
+            TypeError: if the loss is neither a tensor nor a number, or stands in the closure's
+                place.
             RuntimeError: for sparse gradients.
         """
         self._place_scalars()
         given, f = self._evaluate(closure, loss, self.param_groups[0]["d"])
+        if f is None:
+            for p in (p for group in self.param_groups for p in group["params"]):
+                if p.grad is not None:
+                    self._moments(p)
+            return None
         self._update_feedback(f)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]

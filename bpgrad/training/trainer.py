@@ -129,7 +129,7 @@ class _Run:
         for remark in self.solver.remarks:
             self._say(remark)
         # Counted in the record, and said at the end.
-        warnings.filterwarnings("ignore", "the norm of the gradient has exceeded L")
+        warnings.filterwarnings("ignore", "L = .* is too small|.* steps were skipped")
         self.columns = (*self.task.train_metrics, *self.solver.scalar_names)
         order = self.task.batch_order(1)
         self.sizes = [len(part) for part in order.split(cfg.batch_size)]

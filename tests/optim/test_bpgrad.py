@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bpgrad.optim
 from bpgrad.optim import BPGrad
+from bpgrad.optim._loss_aware import COMPILES
 from tests.kernel import BUILT, needs_kernel
 
 Options = dict[str, Any]
@@ -618,7 +619,7 @@ def test_state_moves_to_the_device_of_the_parameters() -> None:
         p.grad = torch.zeros_like(p)
     other.step(loss=torch.zeros((), device="meta"))
     scalars = [v for v in other.param_groups[0].values() if isinstance(v, torch.Tensor)]
-    assert len(scalars) == 7
+    assert len(scalars) == 9
     assert all(s.device.type == "meta" for s in [*scalars, *velocities(other)])
 
 
@@ -748,6 +749,7 @@ def test_bfloat16_parameters(mode: Options) -> None:
     assert p.detach().double().norm().item() == pytest.approx(eta, rel=1e-3)
 
 
+@pytest.mark.skipif(not COMPILES, reason="this torch compiles the step wrongly; refused")
 @pytest.mark.parametrize(("variant", "lr"), [("paper", 1.0), ("released", torch.tensor(1.0))])
 def test_compiles_without_graph_breaks(variant: str, lr: Any) -> None:
     torch.compiler.reset()
@@ -838,7 +840,7 @@ def test_sharded_parameters_use_the_norm_over_all_ranks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lipschitz", "options", "message"),
     [
-        (0.0, {}, "Invalid lipschitz value: 0.0"),
+        (0.0, {}, r"Invalid lipschitz value: 0.0 \(a number in \(0, inf\), or 'auto'\)"),
         (-1.0, {}, "Invalid lipschitz value: -1.0"),
         (INF, {}, "Invalid lipschitz value: inf"),
         (NAN, {}, "Invalid lipschitz value: nan"),
@@ -858,6 +860,12 @@ def test_sharded_parameters_use_the_norm_over_all_ranks(tmp_path: Path) -> None:
 def test_invalid_options(lipschitz: float, options: Options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BPGrad(new_params(), lipschitz, **options)
+
+
+@pytest.mark.parametrize("lipschitz", ["50", None, True, torch.tensor(50.0)])
+def test_a_lipschitz_that_is_no_number(lipschitz: Any) -> None:
+    with pytest.raises(TypeError, match=r"Invalid lipschitz: .*in \(0, inf\), or 'auto'"):
+        BPGrad(new_params(), lipschitz)
 
 
 @pytest.mark.parametrize(
@@ -902,7 +910,7 @@ def test_exactly_one_of_closure_and_loss() -> None:
     optimizer = BPGrad(new_params(), 4.0)
     both: list[Options] = [{}, {"closure": lambda: 1.0, "loss": 1.0}]
     for arguments in both:
-        with pytest.raises(ValueError, match="exactly one of closure and loss"):
+        with pytest.raises(ValueError, match="exactly one of three ways"):
             optimizer.step(**arguments)
     with pytest.raises(TypeError, match="Expected loss"):
         optimizer.step(lambda: None)  # type: ignore[arg-type, return-value]

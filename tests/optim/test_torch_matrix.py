@@ -405,3 +405,62 @@ def test_complex_parameters_are_refused(name: str) -> None:
     number = torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))
     with pytest.raises(ValueError, match="does not support complex parameters"):
         OPTIMIZERS[name]([number])
+
+
+# --- torch's own matrix of dtypes and shapes ------------------------------------------------------
+
+DTYPES = {
+    torch.float16: 2e-2,  # a few units of the last place of weights of size 1 to 4, over 4 steps
+    torch.bfloat16: 1e-1,
+    torch.float32: 1e-5,
+    torch.float64: 1e-12,
+}
+TENSORS: dict[str, Callable[[], torch.Tensor]] = {
+    "0-dim": lambda: torch.tensor(2.0),
+    "no elements": lambda: torch.zeros(0, 3),
+    "1 element": lambda: torch.ones(1, 1),
+    "contiguous": lambda: torch.linspace(-2, 2, 24).view(4, 6),
+    "transposed": lambda: torch.linspace(-2, 2, 24).view(4, 6).t(),
+    "gaps": lambda: torch.linspace(-2, 2, 24).view(4, 6)[:, ::2],
+    "odd strides": lambda: torch.linspace(-2, 2, 60).as_strided((3, 4), (7, 2)),
+    "channels_last": lambda: (
+        torch.linspace(-2, 2, 48).view(2, 3, 2, 4).to(memory_format=torch.channels_last)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", cases(OPTIMIZERS, IMPLEMENTATIONS))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", TENSORS)
+def test_every_dtype_and_shape(case: tuple[str, str], dtype: torch.dtype, shape: str) -> None:
+    """Each implementation alone, and beside a float32 tensor, against the loop in float64."""
+    name, implementation = case
+    strided = shape in ("gaps", "odd strides")
+    if implementation == "fused" and (strided or (name != "adam" and dtype == torch.float16)):
+        pytest.skip("the fused kernels are not for these")
+    runs = []
+    for options, kind in (
+        (IMPLEMENTATIONS[implementation], dtype),
+        (IMPLEMENTATIONS["forloop"], torch.float64),
+    ):
+        value = TENSORS[shape]()
+        # Values that bfloat16 holds, in memory laid out like the tensor's.
+        memory = torch.empty_strided(value.shape, value.stride(), dtype=kind)
+        params: Any = [torch.nn.Parameter(memory.copy_(value.bfloat16()))]
+        params.append(
+            torch.nn.Parameter(torch.ones(3, dtype=torch.promote_types(kind, torch.float32)))
+        )
+        optimizer = OPTIMIZERS[name](params, weight_decay=0.125, **options)
+        for t in range(4):
+            for p in params:
+                p.grad = torch.empty_strided(p.shape, p.stride(), dtype=p.dtype).fill_(1.5 - t)
+            step_alone(optimizer, 40.0)
+        assert all(p.dtype == m.dtype for p in params for m in moments(optimizer, p))
+        assert params[0].stride() == value.stride()
+        runs.append([p.detach().double() for p in params])
+    for p, q in zip(*runs, strict=True):
+        torch.testing.assert_close(p, q, rtol=DTYPES[dtype], atol=DTYPES[dtype])
+
+
+def moments(optimizer: Any, p: Any) -> list[torch.Tensor]:
+    return [v for key, v in optimizer.state[p].items() if key != "step"]

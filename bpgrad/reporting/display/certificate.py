@@ -19,7 +19,7 @@ def norm_over_lipschitz(run: Run) -> np.ndarray:
     Raises RecordError if the run has not recorded the norm, or its solver has no L.
     """
     lipschitz = run.config["solver"].get("lipschitz")
-    if lipschitz is None:
+    if lipschitz in (None, "auto"):  # an estimate of L certifies nothing
         raise RecordError(f"{run.directory}: its solver has no Lipschitz constant")
     return run.quantiles("grad_norm") / float(lipschitz)
 
