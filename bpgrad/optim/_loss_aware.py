@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 # Compiled by torch 2.11 and 2.12 a step loses what it writes to 0-dim float64 tensors on the CPU;
 # 2.15 is right.
-COMPILES = torch.torch_version.TorchVersion(torch.__version__) >= (2, 15)
+COMPILES = torch.torch_version.TorchVersion(torch.__version__) >= "2.15"
 
 Loss = Tensor | float
 Closure = Callable[[], Loss]
@@ -72,6 +72,16 @@ def check_loss(loss: Any, device: torch.device) -> None:
             raise ValueError(f"Expected loss on {device}, but got one on {loss.device}")
     elif not isinstance(loss, Real):
         raise TypeError(f"Expected loss to be a 0-dim tensor or a float, but got {type(loss)}")
+
+
+def first_group(name: str, doc: str) -> property:
+    """A property that reads a 0-dim tensor of the first group, detached from what comes."""
+
+    def read(self: Optimizer) -> Tensor:
+        scalar: Tensor = self.param_groups[0][name]
+        return scalar.clone()
+
+    return property(read, doc=doc)
 
 
 class LossAwareOptimizer(Optimizer):
@@ -189,4 +199,5 @@ class LossAwareOptimizer(Optimizer):
         check_loss(loss, like.device)
         if isinstance(loss, Tensor):
             return loss, loss.to(like.dtype)
+        assert loss is not None  # check_loss refuses it
         return float(loss), torch.full_like(like, float(loss))

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bpgrad.optim._fused import Layout, flat, fused_layout, fused_step, kernel
+from bpgrad.optim._fused import Layout, flat, fused_layout, fused_step
 from bpgrad.optim._kernels import add_decay, global_norm, update, where
 from bpgrad.optim._lipschitz import check_lipschitz, follow_norm, lipschitz_of
-from bpgrad.optim._loss_aware import Closure, Loss, LossAwareOptimizer, check_group
+from bpgrad.optim._loss_aware import Closure, Loss, LossAwareOptimizer, check_group, first_group
 from bpgrad.optim._noise import GOLDEN_GAMMA, gaussian_like, mix
+from bpgrad.optim._options import check_options
 from bpgrad.optim._sharding import refuse_local_shards
 from bpgrad.optim._watch import Watch
 
@@ -85,16 +86,8 @@ class BPGrad(LossAwareOptimizer):
     """
 
     _scalars = (
-        "step_size",
-        "f_min",
-        "grad_norm",
-        "max_grad_norm",
-        "lipschitz_estimate",
-        "step",
-        "skipped_steps",
-        "negative_losses",
-        "exceeded_steps",
-        "seed",
+        *("step_size", "f_min", "grad_norm", "max_grad_norm", "lipschitz_estimate", "seed"),
+        *("step", "skipped_steps", "negative_losses", "exceeded_steps"),
     )
     # Whether λw stands inside the norm, and whether the velocity accumulates η-scaled steps.
     _variants: ClassVar = {"paper": (True, True), "released": (False, False)}
@@ -115,24 +108,7 @@ class BPGrad(LossAwareOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
-        if not 0.0 <= rho < 1.0:
-            raise ValueError(f"Invalid rho value: {rho}")
-        if variant not in self._variants:
-            choices = " or ".join(map(repr, self._variants))
-            raise ValueError(f"Invalid variant: {variant!r} (choose {choices})")
-        if on_zero_gradient not in ("skip", "random"):
-            raise ValueError(
-                f"Invalid on_zero_gradient: {on_zero_gradient!r} (choose 'skip' or 'random')"
-            )
-        if fused and foreach:
-            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        if fused and on_zero_gradient == "random":
-            raise RuntimeError("`fused=True` does not support on_zero_gradient='random'")
-        if fused and kernel() is None:
-            raise RuntimeError(
-                "`fused=True` needs the CPU kernel, which was not built: install bpgrad again where"
-                " there is a C compiler with OpenMP, or leave it at None."
-            )
+        check_options(rho, variant, self._variants, on_zero_gradient, foreach, fused)
         defaults: dict[str, Any] = {
             "lipschitz": lipschitz,
             "rho": rho,
@@ -178,43 +154,13 @@ class BPGrad(LossAwareOptimizer):
         refuse_local_shards(self.param_groups[-1]["params"])
         self.param_groups[-1]["step_size"] = self._new_scalar(0.0)
 
-    @property
-    def step_size(self) -> Tensor:
-        """η of the first group at the last step that was taken, 0-dim; 0 before the first."""
-        return self.param_groups[0]["step_size"].clone()
-
-    @property
-    def f_min(self) -> Tensor:
-        """Smallest finite loss seen, 0-dim; infinite before the first step."""
-        return self.param_groups[0]["f_min"].clone()
-
-    @property
-    def grad_norm(self) -> Tensor:
-        """The norm that divides, at the last step that was taken, 0-dim.
-
-        It is ‖g + λw‖ in ``paper`` and ‖g‖ in ``released``.
-        """
-        return self.param_groups[0]["grad_norm"].clone()
-
-    @property
-    def skipped_steps(self) -> Tensor:
-        """Number of steps whose loss or gradient was not finite, 0-dim int64."""
-        return self.param_groups[0]["skipped_steps"].clone()
-
-    @property
-    def negative_losses(self) -> Tensor:
-        """Number of steps taken with a negative loss, where the bounds do not hold, 0-dim int64."""
-        return self.param_groups[0]["negative_losses"].clone()
-
-    @property
-    def lipschitz_estimate(self) -> Tensor:
-        """The estimate that stands for an L of ``"auto"``, kept for any L, 0-dim; 0 at first."""
-        return self.param_groups[0]["lipschitz_estimate"].clone()
-
-    @property
-    def exceeded_steps(self) -> Tensor:
-        """Number of steps taken with ``grad_norm`` above (the smallest) L, 0-dim int64."""
-        return self.param_groups[0]["exceeded_steps"].clone()
+    step_size = first_group("step_size", "η of the first group at the last step taken; 0 at first.")
+    f_min = first_group("f_min", "The smallest finite loss seen; infinite before the first step.")
+    grad_norm = first_group("grad_norm", "The norm that divides: ‖g + λw‖, in ``released`` ‖g‖.")
+    lipschitz_estimate = first_group("lipschitz_estimate", 'What stands for an L of ``"auto"``.')
+    skipped_steps = first_group("skipped_steps", "Steps whose loss or gradient was not finite.")
+    negative_losses = first_group("negative_losses", "Steps with a loss below 0: no bounds hold.")
+    exceeded_steps = first_group("exceeded_steps", "Steps whose norm was above the smallest L.")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

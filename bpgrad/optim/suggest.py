@@ -43,12 +43,14 @@ def suggest_lipschitz(
     Raises:
         ValueError: without batches, if no gradient is finite, or if all are zero.
     """
+    params: list[Tensor]
     tensors: list[Tensor]
     if isinstance(model_or_params, Module):
         tensors = [*model_or_params.parameters(), *model_or_params.buffers()]
         params = [p for p in model_or_params.parameters() if p.requires_grad]
     else:
-        params = tensors = list(model_or_params)
+        params = list(model_or_params)
+        tensors = [*params]
     kept = [t.detach().clone() for t in tensors]
     grads = [p.grad for p in params]
     devices = {p.device.index for p in params if p.is_cuda}

@@ -1,12 +1,15 @@
-"""How this process computes: threads, memory, determinism, float32 arithmetic."""
+"""How this process computes, threads, memory, determinism, arithmetic; what a task is told of it."""
 
 import ctypes
 import os
+from pathlib import Path
 
 import torch
 
 from bpgrad.errors import ConfigError
+from bpgrad.tasks.task import Context
 from bpgrad.training.config import Config
+from bpgrad.world import World
 
 # Parameters of glibc's mallopt(3), and the largest threshold that it accepts.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -41,6 +44,20 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
     # It would also fill every new tensor, at a cost; nothing here reads what it did not write.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(cfg.seed)
+
+
+def context_of(cfg: Config, world: World) -> Context:
+    """What a task is told of a configuration."""
+    return Context(
+        world=world,
+        data_root=Path(cfg.data_root),
+        seed=cfg.seed,
+        batch_size=cfg.batch_size,
+        train_examples=cfg.scale.train_examples,
+        val_examples=cfg.scale.val_examples,
+        download=cfg.download,
+        workers=available_workers() if cfg.workers is None else cfg.workers,
+    )
 
 
 def available_workers() -> int:

@@ -27,13 +27,13 @@ from bpgrad.errors import (
 )
 from bpgrad.records.provenance import describe_start, tensors_sha256
 from bpgrad.records.run_record import Row, RunRecord
-from bpgrad.tasks.task import Batch, Context, Task
+from bpgrad.tasks.task import Batch, Task
 from bpgrad.training import checkpoint
 from bpgrad.training.config import Config, SolverSpec, solver_spec, task_class, task_options
 from bpgrad.training.history import History, epoch_means, step_summary
 from bpgrad.training.identity import describe, run_name
 from bpgrad.training.mirror import open_mirror
-from bpgrad.training.numerics import available_workers, configure_torch
+from bpgrad.training.numerics import configure_torch, context_of
 from bpgrad.training.progress import ProgressBar, epoch_line, say
 from bpgrad.training.signals import SignalGuard
 from bpgrad.training.solver import reservations
@@ -108,19 +108,7 @@ class _Run:
                 "solver.create_graph: DistributedDataParallel cannot; use one process"
             )
 
-        self.task: Task = task_class(cfg)(
-            Context(
-                world=world,
-                data_root=Path(cfg.data_root),
-                seed=cfg.seed,
-                batch_size=cfg.batch_size,
-                train_examples=cfg.scale.train_examples,
-                val_examples=cfg.scale.val_examples,
-                download=cfg.download,
-                workers=available_workers() if cfg.workers is None else cfg.workers,
-            ),
-            **task_options(cfg),
-        )
+        self.task: Task = task_class(cfg)(context_of(cfg, world), **task_options(cfg))
         self.model: nn.Module = self.task.build_model(cfg.seed)
         hashes = {"initial_weights_sha256": tensors_sha256(self.model.state_dict())}
         self.solver = make_solver(
