@@ -1,4 +1,4 @@
-"""How this process computes, threads, memory, determinism, arithmetic; what a task is told of it."""
+"""How this process computes (threads, memory, determinism, arithmetic), and what a task is told."""
 
 import ctypes
 import os
