@@ -23,7 +23,7 @@ def check_lipschitz(value: Any) -> None:
         return
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"Invalid lipschitz: {value!r} (a number in (0, inf), or 'auto')")
-    if not 0.0 < value < math.inf:
+    if not 0.0 < float(value) < math.inf:
         raise ValueError(f"Invalid lipschitz value: {value} (a number in (0, inf), or 'auto')")
 
 

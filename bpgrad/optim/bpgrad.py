@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bpgrad.optim._fused import Layout, flat, fused_layout, fused_step, kernel
+from bpgrad.optim._fused import Layout, check_fused, flat, fused_layout, fused_step
 from bpgrad.optim._kernels import add_decay, global_norm, update, where
 from bpgrad.optim._lipschitz import check_lipschitz, follow_norm, lipschitz_of
 from bpgrad.optim._loss_aware import Closure, Loss, LossAwareOptimizer, check_group
@@ -124,15 +124,8 @@ class BPGrad(LossAwareOptimizer):
             raise ValueError(
                 f"Invalid on_zero_gradient: {on_zero_gradient!r} (choose 'skip' or 'random')"
             )
-        if fused and foreach:
-            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        if fused and on_zero_gradient == "random":
-            raise RuntimeError("`fused=True` does not support on_zero_gradient='random'")
-        if fused and kernel() is None:
-            raise RuntimeError(
-                "`fused=True` needs the CPU kernel, which was not built: install bpgrad again where"
-                " there is a C compiler with OpenMP, or leave it at None."
-            )
+        if fused:
+            check_fused(foreach, on_zero_gradient)
         defaults: dict[str, Any] = {
             "lipschitz": lipschitz,
             "rho": rho,

@@ -43,6 +43,7 @@ def suggest_lipschitz(
     Raises:
         ValueError: without batches, if no gradient is finite, or if all are zero.
     """
+    params: list[Tensor]
     tensors: list[Tensor]
     if isinstance(model_or_params, Module):
         tensors = [*model_or_params.parameters(), *model_or_params.buffers()]
