@@ -49,6 +49,23 @@ def kernel() -> Any:
     return function
 
 
+def check_fused(foreach: bool | None, on_zero_gradient: str) -> None:
+    """Refuse ``fused=True`` where the options or this installation exclude it.
+
+    Raises:
+        RuntimeError: with ``foreach`` or ``"random"``, or where the kernel was not built.
+    """
+    if foreach:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    if on_zero_gradient == "random":
+        raise RuntimeError("`fused=True` does not support on_zero_gradient='random'")
+    if kernel() is None:
+        raise RuntimeError(
+            "`fused=True` needs the CPU kernel, which was not built: install bpgrad again where"
+            " there is a C compiler with OpenMP, or leave it at None."
+        )
+
+
 def guard(tensors: list[Tensor]) -> Callable[..., bool] | None:
     """Tells whether tensors are like these, or None where this torch has no such guards."""
     if TensorGuards is None or not tensors:

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-# Compiled by torch 2.11 and 2.12 a step loses what it writes to 0-dim float64 tensors on the CPU;
-# 2.15 is right.
-COMPILES = torch.torch_version.TorchVersion(torch.__version__) >= "2.15"
+# Compiled by torch 2.11 to 2.13 a step loses what it writes to 0-dim float64 tensors on the CPU.
+COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15)
 
 Loss = Tensor | float
 Closure = Callable[[], Loss]
@@ -58,8 +57,8 @@ def check_group(group: dict[str, Any]) -> None:
         raise ValueError(f"Invalid weight_decay value: {weight_decay}")
 
 
-def check_loss(loss: Any, device: torch.device) -> None:
-    """Refuse what is neither a number nor a 0-dim tensor on ``device``.
+def check_loss(loss: Any, device: torch.device) -> Loss:
+    """Return the loss; refuse what is neither a number nor a 0-dim tensor on ``device``.
 
     Raises:
         ValueError: for another shape or device.
@@ -72,6 +71,8 @@ def check_loss(loss: Any, device: torch.device) -> None:
             raise ValueError(f"Expected loss on {device}, but got one on {loss.device}")
     elif not isinstance(loss, Real):
         raise TypeError(f"Expected loss to be a 0-dim tensor or a float, but got {type(loss)}")
+    checked: Loss = loss
+    return checked
 
 
 def first_group(name: str, doc: str) -> property:
@@ -196,8 +197,7 @@ class LossAwareOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        check_loss(loss, like.device)
+        loss = check_loss(loss, like.device)
         if isinstance(loss, Tensor):
             return loss, loss.to(like.dtype)
-        assert loss is not None  # check_loss refuses it
         return float(loss), torch.full_like(like, float(loss))

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from bpgrad.optim._fused import kernel
+from bpgrad.optim._fused import check_fused
 
 
 def check_options(
@@ -28,12 +28,5 @@ def check_options(
         raise ValueError(
             f"Invalid on_zero_gradient: {on_zero_gradient!r} (choose 'skip' or 'random')"
         )
-    if fused and foreach:
-        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-    if fused and on_zero_gradient == "random":
-        raise RuntimeError("`fused=True` does not support on_zero_gradient='random'")
-    if fused and kernel() is None:
-        raise RuntimeError(
-            "`fused=True` needs the CPU kernel, which was not built: install bpgrad again where"
-            " there is a C compiler with OpenMP, or leave it at None."
-        )
+    if fused:
+        check_fused(foreach, on_zero_gradient)

@@ -25,8 +25,7 @@ pytestmark = needs_kernel
 
 @pytest.fixture
 def without_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("bpgrad", "_fused"):
-        monkeypatch.setattr(f"bpgrad.optim.{module}.kernel", lambda: None)
+    monkeypatch.setattr("bpgrad.optim._fused.kernel", lambda: None)
 
 
 def draw(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -20,6 +20,19 @@ def example(words: str) -> str:
     return found
 
 
+RUN = (
+    "optimizer.zero_grad()\n    loss",
+    "islice",
+    "from accelerate",
+    "import lightning",
+    "from transformers",
+)
+
+
+def test_every_example_is_run() -> None:
+    assert sorted(map(example, RUN)) == sorted(EXAMPLES)
+
+
 def wanted(package: str) -> Any:
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"needs {package}: pip install {package}")
