@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 # Compiled by torch 2.11 to 2.13 a step loses what it writes to 0-dim float64 tensors on the CPU.
-COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15)
+COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
 
 Loss = Tensor | float
 Closure = Callable[[], Loss]
@@ -171,12 +171,12 @@ class LossAwareOptimizer(Optimizer):
                 device.
             TypeError: if the loss is neither a tensor nor a number, or stands in the closure's
                 place.
-            RuntimeError: inside torch.compile of a torch before 2.15.
+            RuntimeError: inside torch.compile of a torch before 2.14.
         """
         if torch.compiler.is_compiling() and not COMPILES:
             raise RuntimeError(
                 f"a compiled step of {type(self).__name__} is wrong in torch {torch.__version__}: "
-                "install torch 2.15 or later, or do not compile the step"
+                "install torch 2.14 or later, or do not compile the step"
             )
         if closure is not None and not callable(closure):
             raise TypeError(
