@@ -34,12 +34,14 @@ class Plan:
     """The runs of an experiment with their configurations, and what the result is called.
 
     `name` (of the files) and `title` tell results of another scale, or with settings other than
-    those declared, from the experiment's own. `shows` is the declaration's. Tables and figures go
-    into `folder`.
+    those declared, from the experiment's own. `heading` is what the figure says above it: nothing
+    where it stands below its title in the report. `shows` is the declaration's. Tables
+    and figures go into `folder`.
     """
 
     name: str
     title: str
+    heading: str
     shows: str
     runs: tuple[tuple[PlannedRun, Config], ...]
     folder: Path
@@ -83,7 +85,8 @@ def prepare(
     if caveats:
         title += f" ({'; '.join(caveats)})"
     folder = Path(runs[0][1].results_root).parent
-    return Plan(name, title, experiment.shows, tuple(runs), folder)
+    heading = title if caveats or not experiment.report else ""
+    return Plan(name, title, heading, experiment.shows, tuple(runs), folder)
 
 
 def execute(plan: Plan, jobs: int = 1) -> int:
@@ -169,15 +172,15 @@ def _draw(plan: Plan, comparisons: Sequence[Comparison]) -> Figure:
 
     match plan.shows:
         case "epochs":
-            return curves.draw(plan.title, comparisons)
+            return curves.draw(plan.heading, comparisons)
         case "certificate":
-            return certificate.draw(plan.title, comparisons)
+            return certificate.draw(plan.heading, comparisons)
         case "variants":
-            return outcomes.draw_variants(plan.title, comparisons)
+            return outcomes.draw_variants(plan.heading, comparisons)
         case "sweep":
-            return outcomes.draw_sweep(plan.title, comparisons)
+            return outcomes.draw_sweep(plan.heading, comparisons)
         case column:
-            return curves.draw_steps(plan.title, comparisons, column)
+            return curves.draw_steps(plan.heading, comparisons, column)
 
 
 def report(plan: Plan, paper_values: Path) -> None:
