@@ -213,7 +213,7 @@ def _with_seed(cfg: Config, run: PlannedRun) -> Config:
         check_seed(run.seed)
     except ConfigError as error:
         raise ConfigError(f"{run}: {error}") from error
-    return replace(deepcopy(cfg), seed=run.seed)
+    return replace(cfg, task=deepcopy(cfg.task), solver=deepcopy(cfg.solver), seed=run.seed)
 
 
 def record_of(cfg: Config) -> RunRecord:

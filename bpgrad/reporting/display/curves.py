@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
@@ -182,7 +182,7 @@ def _legend(figure: Figure, solvers: Sequence[str], columns: int = 4) -> None:
 
 
 def _panel(
-    panel: Axes, comparison: Comparison, column: str, styles: dict[str, LineStyle], *, log: bool
+    panel: Axes, comparison: Comparison, column: str, styles: Mapping[str, LineStyle], *, log: bool
 ) -> None:
     """Draw one column of the records over epochs, a line for each solver."""
     lowest, highest = np.inf, -np.inf
