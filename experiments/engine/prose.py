@@ -7,6 +7,7 @@ from typing import Any
 
 from bpgrad.reporting.display.grid import summarise, text_of
 from bpgrad.reporting.display.style import phase_title, task_title
+from bpgrad.reporting.inference.statistics import MIN_SEEDS
 from bpgrad.reporting.page.document import SIGNS, JudgedClaim
 from bpgrad.reporting.runs import Comparison, Run
 
@@ -170,3 +171,37 @@ def _count(number: int, noun: str) -> str:
 def _and(words: Iterable[str]) -> str:
     *others, end = words
     return f"{', '.join(others)} and {end}" if others else end
+
+
+def seen(comparison: Comparison, solver: str) -> str:
+    """What a comparison has shown, and where a solver stands in it, in two or three sentences."""
+    summary = summarise(comparison)
+    if solver not in list(summary.get("solver", ())) or len(summary) < 2:
+        return ""
+    runs = [run for run in comparison.runs if run.finished]
+    epochs = max(len(run.rows) for run in runs)
+    sentences = [
+        f"on {task_title(comparison.task)}, {len(summary)} solvers began with the same weights and "
+        f"saw the same batches for {epochs} epochs."
+    ]
+    first, second = list(comparison.metrics)[:2]
+    for column in (f"train_{first}", f"val_{second}"):
+        metric = comparison.metrics[column.partition("_")[2]]
+        values = summary.set_index("solver")[column].sort_values(
+            ascending=not metric.higher_is_better
+        )
+        what = f"{phase_title(comparison.task, column)} {metric.title}"
+        best, place = str(values.index[0]), list(values.index).index(solver) + 1
+        most = "highest" if metric.higher_is_better else "lowest"
+        others = (
+            ""
+            if best == solver
+            else f"; {solver}'s is {text_of(values[solver], metric)}, "
+            f"number {place} of {len(values)}"
+        )
+        value = f"{text_of(values.iloc[0], metric)} {metric.unit}".strip()
+        sentences.append(f"The {most} {what} is {best}'s, {value}{others}.")
+    n = int(summary["seeds"].min())
+    if n < MIN_SEEDS:
+        sentences.append(f"With {_count(n, 'seed')} none of this can be told from chance.")
+    return " ".join(sentences)

@@ -41,7 +41,10 @@ SMALL = {
 }
 DPI = {"svg": 110, "png": 150}  # of an SVG, the parts that are pictures: clouds of dots
 # Without dates and versions, the same runs give the same bytes.
-METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+METADATA: dict[str, dict[str, str | None]] = {
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+}
 
 
 def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
@@ -146,12 +149,16 @@ def _dots(panel: Axes, values: np.ndarray, style: LineStyle, label: str) -> None
     panel.plot(middle, medians, color=style.color, linewidth=style.width, label=label)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as .svg or .png; the same figure gives the same bytes."""
+def save(figure: Figure, path: Path, *, description: str = "") -> None:
+    """Write a figure as .svg or .png; the same figure gives the same bytes.
+
+    The file holds the description.
+    """
     kind = path.suffix.removeprefix(".")
     drawn = BytesIO()
+    extra = {"Description": description} if description else {}
     with settings():
-        figure.savefig(drawn, format=kind, dpi=DPI[kind], metadata=METADATA[kind])
+        figure.savefig(drawn, format=kind, dpi=DPI[kind], metadata=METADATA[kind] | extra)
     data = drawn.getvalue()
     if kind == "svg":  # paths to 1/100 pt: a third of the size goes into invisible digits
         data = re.sub(rb' d="[^"]+"', lambda d: re.sub(rb"(\.\d\d)\d+", rb"\1", d[0]), data)
