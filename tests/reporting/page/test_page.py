@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -90,7 +91,7 @@ def test_every_number_leads_to_the_runs_behind_it(document: Document, tmp_path: 
         for cell in re.findall(r"<td.*?</td>", row, flags=re.DOTALL):
             links = re.findall(r'href="(runs/[^"]+)"', cell)
             assert len(links) == (1 if "cifar10" in cell else 3)
-            assert all((tmp_path / link).is_file() for link in links)
+            assert all((tmp_path / unquote(link)).is_file() for link in links)
     # of three seeds each value stands beside the link to its run
     assert "seed 1</a>: 13.47" in rows[0]
     assert "13.47 ± 0.13" in rows[0]
