@@ -34,6 +34,10 @@ lock: $(READY)  ## resolve pyproject.toml again into requirements.lock
 quickstart: $(READY)  ## compare all solvers on the embedded data set: a table and a figure
 	@$(BIN)/python -m experiments quickstart
 
+.PHONY: quickstart-picture
+quickstart-picture: $(READY)  ## the same, and its figure into docs/ with the data that it shows
+	@$(BIN)/python -m experiments quickstart --picture docs
+
 # One target an experiment, and one of it at the reduced scale: make table1, make table1-reduced.
 EXPERIMENTS := $(filter-out quickstart,$(sort $(basename $(notdir $(wildcard experiments/*.yaml)))))
 REDUCED     := $(EXPERIMENTS:%=%-reduced)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ from experiments.engine import command
 from experiments.engine.suite import Suite
 
 if TYPE_CHECKING:
+    from bpgrad.reporting.page.document import JudgedClaim
+    from bpgrad.reporting.runs import Comparison
     from experiments.engine.claim import Claim
 
 FOLDER = Path(__file__).parent
@@ -30,7 +32,32 @@ def claims() -> Sequence[Claim]:
     return CLAIMS
 
 
-SUITE = Suite(FOLDER, FOLDER / "paper_values.csv", "experiments.studies", claims)
+def lead() -> str:
+    """What the report is about."""
+    from experiments.findings import LEAD
+
+    return LEAD
+
+
+def findings(
+    comparisons: Mapping[tuple[str, str], Comparison], claims: Sequence[JudgedClaim]
+) -> Sequence[str]:
+    """What was found, in some sentences."""
+    from experiments.findings import findings as found
+
+    return found(comparisons, claims)
+
+
+SUITE = Suite(
+    FOLDER,
+    FOLDER / "paper_values.csv",
+    "experiments.studies",
+    claims,
+    lead,
+    findings,
+    small="figure7",
+    highlighted="BPGrad, μ = 0.9",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

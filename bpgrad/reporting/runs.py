@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,11 +128,33 @@ def read_run(record: RunRecord, solver: str, seed: int) -> Run:
 
 def look_at(record: RunRecord, solver: str, seed: int) -> Run:
     """The same, where others are shown beside it: of a damaged record only what is wrong."""
-    try:
-        return read_run(record, solver, seed)
-    except RecordError as error:
-        nothing = Run(solver, seed, record.directory, False, {}, {}, pd.DataFrame())
-        return replace(nothing, damage=str(error))
+    stamp = _stamp(record.directory)
+    known = _looked_at.get(record.directory)
+    if known is None or known[0] != stamp:
+        try:
+            run = read_run(record, solver, seed)
+        except RecordError as error:
+            nothing = Run(solver, seed, record.directory, False, {}, {}, pd.DataFrame())
+            run = replace(nothing, damage=str(error))
+        known = _looked_at[record.directory] = stamp, run
+    return replace(known[1], solver=solver, seed=seed)
+
+
+# What has been read, by its directory: experiments share runs.
+_looked_at: dict[Path, tuple[tuple[tuple[int, int, int] | None, ...], Run]] = {}
+FILES = ("result.json", "metrics.csv", "timing.csv", "consumed.csv", "meta.json", "config.yaml")
+
+
+def _stamp(directory: Path) -> tuple[tuple[int, int, int] | None, ...]:
+    """What changes when a file of a record does."""
+    found = []
+    for name in FILES:
+        try:
+            stat = os.stat(directory / name)
+            found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        except OSError:
+            found.append(None)
+    return tuple(found)
 
 
 @dataclass(frozen=True)

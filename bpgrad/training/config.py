@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bpgrad.errors import ConfigError, first_line
-from bpgrad.training import composition, slurm
+from bpgrad.training import composition, kept, slurm
 from bpgrad.training.signatures import (
     call,
     check_arguments,
@@ -177,8 +177,24 @@ def _scratch_dir() -> str:
 
 def load(overrides: Sequence[str] = ()) -> Config:
     """Compose and check a configuration from code, as `python run.py OVERRIDES` does."""
-    register()
-    return parse(composition.composed(CONFIG_DIR, overrides))
+    place = kept.place_of(CONFIG_DIR, overrides, _schema_text())
+    content = None if place is None else kept.read(place)
+    if content is None:
+        register()
+        cfg = _resolve(composition.composed(CONFIG_DIR, overrides))
+        if place is not None:
+            kept.write(place, asdict(cfg))
+    else:
+        groups = {"scale": Scale(**content["scale"]), "wandb": Wandb(**content["wandb"])}
+        cfg = Config(**{**content, **groups})
+        seeds = [override for override in overrides if kept.SEED.fullmatch(override)]
+        cfg.seed = int(seeds[-1].removeprefix("seed=")) if seeds else Config.seed
+    return check(cfg)
+
+
+@cache
+def _schema_text() -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(Config))
 
 
 def parse(composed: DictConfig) -> Config:
@@ -186,12 +202,21 @@ def parse(composed: DictConfig) -> Config:
 
     Raises ConfigError, one line, for anything that could not be run.
     """
+    return check(_resolve(composed))
+
+
+def _resolve(composed: DictConfig) -> Config:
     _refuse_added_keys(composed)
     try:
         cfg = typing.cast(Config, OmegaConf.to_object(composed))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    _check_finite("", OmegaConf.to_container(composed, resolve=True))
+    return cfg
+
+
+def check(cfg: Config) -> Config:
+    """The configuration, if it can be run; raises ConfigError as `parse` does."""
+    _check_finite("", asdict(cfg))
     for key, choices in CHOICES.items():
         node: Any = cfg
         for part in key.split("."):

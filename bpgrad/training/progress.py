@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -83,7 +84,7 @@ class ProgressBar:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar where there is one."""
-        if not self._show:
+        if not self._show or _quiet:
             return
         if self._bar:
             self._bar.console.print(line, markup=False, soft_wrap=True)
@@ -91,8 +92,24 @@ class ProgressBar:
             say(line)
 
 
+_quiet = False
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let trainings print no lines; a bar on a terminal stays."""
+    global _quiet
+    before, _quiet = _quiet, True
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
 def say(line: str) -> None:
     """Print a line; a reader that went away (a closed pipe) does not end a training."""
+    if _quiet:
+        return
     try:
         print(line, flush=True)
     except BrokenPipeError:

@@ -5,6 +5,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -27,6 +28,11 @@ def import_object(path: Any, key: str) -> Any:
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """A callable's parameters; `*args, **kwargs` where it does not say."""
+    return list(_parameters_of(function))
+
+
+@lru_cache(maxsize=256)
+def _parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # of a class written in C, or with a broken signature
@@ -34,6 +40,7 @@ def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
         return [inspect.Parameter(name, kind) for name, kind in kinds.items()]
 
 
+@lru_cache(maxsize=256)
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     """A callable's annotations, resolved; none if one of them cannot be."""
     init = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]

@@ -127,21 +127,21 @@ CLAIMS = (
     ),
     Claim(
         "C12",
-        "its test error on CIFAR-10 is slightly inferior",
+        "BPGrad's test error on CIFAR-10 is slightly inferior",
         "above the best competitor's by more than 0 and at most 2 points",
         (CIFAR10,),
         c12,
     ),
     Claim(
         "C13",
-        "its objective is competitive on MNIST and the best on CIFAR-10",
+        "BPGrad's training objective is competitive on MNIST and the best on CIFAR-10",
         "MNIST: at most 1.2 times the best competitor's; CIFAR-10: lower than each competitor's",
         (MNIST, CIFAR10),
         c13,
     ),
     Claim(
         "C14",
-        "it decreases the objective much faster than all others in the first few epochs",
+        "BPGrad decreases the objective much faster than all others in the first few epochs",
         "mean training objective of epochs 1 to 5 at least 1.5 times below each competitor's, on "
         "both data sets",
         (MNIST, CIFAR10),
@@ -149,15 +149,15 @@ CLAIMS = (
     ),
     Claim(
         "C15",
-        "it is more reliable than Eve on CIFAR-10",
+        "BPGrad is more reliable than Eve on CIFAR-10",
         "smaller standard deviation of the test error over the last 20 epochs",
         (EVE,),
         c15,
     ),
     Claim(
         "C16",
-        "ImageNet: best training and validation top-1 error, 3.2 points below RMSProp; converges "
-        "faster",
+        "on ImageNet BPGrad has the best training and validation top-1 error, 3.2 points below "
+        "RMSProp, and converges faster",
         "lower than each competitor's in both; validation margin to RMSProp 3.2 ± 1.0 points; mean "
         "training objective of epochs 1 to 5 lower than each competitor's",
         (IMAGENET,),

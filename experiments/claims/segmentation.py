@@ -61,14 +61,16 @@ def c20(evidence: Evidence) -> Verdict:
 CLAIMS = (
     Claim(
         "C19",
-        "segmentation: best mean IU, mean accuracy and average, but not pixel accuracy",
+        "in segmentation BPGrad has the best mean IU, mean accuracy and average, but not the best "
+        "pixel accuracy",
         "higher than each competitor's in the three; pixel accuracy below the best competitor's",
         (SEGMENTATION,),
         c19,
     ),
     Claim(
         "C20",
-        "segmentation: training curve like Adagrad's, smallest fluctuation on the validation set",
+        "in segmentation BPGrad's training curve is like Adagrad's, its fluctuation on the "
+        "validation set the smallest",
         "final objective within 1.2 times Adagrad's, either way; smaller standard deviation of the "
         "validation objective over the last 10 epochs than each competitor's",
         (SEGMENTATION,),

@@ -103,7 +103,7 @@ def c5(evidence: Evidence) -> Verdict:
 CLAIMS = (
     Claim(
         "C2",
-        "Theorems 1 to 3, Corollaries 1 and 2, and that no smaller step can reach the optimum",
+        "Theorems 1 to 3 and Corollaries 1 and 2 hold, and no smaller step can reach the optimum",
         "each, as printed, holds on every random function on which its premise is true; the "
         "premise is true on at least 5 % of them",
         (THEOREMS,),

@@ -143,8 +143,9 @@ def _reproduce_experiment(
 
         print("\n".join(forecast.lines(plan.name, plan.runs, options.jobs)))
         return
-    failed = 0 if options.show else runner.execute(plan, options.jobs)
-    runner.report(plan, suite.paper_values)
+    brief = not (plan.in_report or options.verbose)
+    failed = 0 if options.show else runner.execute(plan, options.jobs, brief=brief)
+    runner.report(plan, suite.paper_values, options.picture)
     if failed:
         raise BPGradError(
             f"{failed} of {len(plan.runs)} runs failed; once that is mended, the same command "
@@ -281,6 +282,15 @@ def _own_options(parent: argparse.ArgumentParser) -> argparse.ArgumentParser:
         metavar="N",
         help="runs side by side, each with its share of the cores (default: 1; on one CPU more "
         "gain little)",
+    )
+    options.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="a line an epoch, also of quickstart, which prints one a run",
+    )
+    options.add_argument(
+        "--picture", type=Path, metavar="FOLDER", help="write the figure there too, with its data"
     )
     own = options.add_argument_group("a solver of your own (docs/bring-your-own.md)")
     own.add_argument(

@@ -205,7 +205,8 @@ def _column(wanted: str, row: dict[str, str]) -> str:
         raise ConfigError(f"{wanted}: printed by the paper (experiments/paper_values.csv)")
     known = ("task", "solver", "seeds")
     columns = [name for name in row if name not in known and not name.endswith("_paper")]
-    name = PAPER_NAMES.get(wanted, wanted)
+    # What tables call test is val_ in the records.
+    name = PAPER_NAMES.get(wanted, re.sub(r"^test\b", "val", wanted))
     for form in ("{}", "val_{}", "val_ap_{}", "train_{}"):
         for column in columns:
             if _key(column) == _key(form.format(name)):

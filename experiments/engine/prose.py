@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bpgrad.reporting.display.grid import summarise, text_of
-from bpgrad.reporting.display.style import task_title
+from bpgrad.reporting.display.style import phase_title, task_title
 from bpgrad.reporting.inference.statistics import MIN_SEEDS
-from bpgrad.reporting.inference.verdicts import Outcome
-from bpgrad.reporting.page.document import JudgedClaim
+from bpgrad.reporting.page.document import SIGNS, JudgedClaim
 from bpgrad.reporting.runs import Comparison, Run
 
 NOTE = """\
@@ -19,15 +18,12 @@ written before any run, or, where that leaves them open, are marked as our own t
 written while the first runs were under way. *Undecided* means that the runs so far are compatible
 with the claim and with its contrary. Claims are not corrected across each other: of 21, one may
 be decided by chance."""
-LEANINGS = ("in every comparison so far", "in some comparisons", "in none")
 
 
-def opening(
-    comparisons: Iterable[Comparison],
-    studies: Mapping[str, Sequence[Mapping[str, Any]]],
-    claims: Sequence[JudgedClaim],
+def made(
+    comparisons: Iterable[Comparison], studies: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> str:
-    """What was run and on what, and where the evidence points, in two or three paragraphs.
+    """What was run and on what, in a paragraph.
 
     `studies` gives the entries of meta.json of each recorded study by its title.
     """
@@ -35,38 +31,39 @@ def opening(
     runs = [run for run in planned if run.finished]
     entries = [start for run in runs for start in run.meta["starts"]]
     entries += [entry for computed in studies.values() for entry in computed]
-    paragraphs = [
-        "\n".join([_what_was_run(runs, len(planned), len(studies)), *_where(runs, entries)])
-    ]
-    paragraphs.append(_evidence(claims, runs))
-    return "\n\n".join(paragraphs)
+    return "\n".join([_what_was_run(runs, len(planned), len(studies)), *_where(runs, entries)])
 
 
-def about(claims: Sequence[JudgedClaim], comparisons: Sequence[Comparison], command: str) -> str:
-    """What the paper claims in an experiment, what came out, and how to run it again."""
-    sentences = []
-    if claims:
-        listed = "; ".join(f"{claim.text} ({claim.id})" for claim in claims)
-        found = tally(claims)
-        sentences += [f"The paper claims: {listed}.", f"{found[0].upper()}{found[1:]}."]
-    sentences += [words for comparison in comparisons if (words := _came_out(comparison))]
+def about(
+    claims: Sequence[JudgedClaim],
+    comparisons: Sequence[Comparison],
+    command: str,
+    paper: str = "",
+    printed: bool = False,
+) -> str:
+    """What the paper claims in an experiment, what came out, and how to run it again.
+
+    `paper` is what it reproduces, and `printed` whether the paper prints numbers of it.
+    """
+    paragraphs = ["\n".join(_line(claim) for claim in claims)] if claims else []
+    sentences = [words for comparison in comparisons if (words := _came_out(comparison))]
+    if paper and comparisons:
+        sentences.append(
+            "The paper's numbers stand in brackets, and ours minus the paper's."
+            if printed
+            else f"{paper} of the paper prints no numbers, and its curves are not legible enough "
+            "to be read off: beside ours stands what the paper says of them."
+        )
     again = "runs what is missing of it and builds" if comparisons else "computes and builds"
     sentences.append(f"`{command}` {again} it again.")
-    return "\n".join(sentences)
+    return "\n\n".join([*paragraphs, "\n".join(sentences)])
 
 
-def tally(claims: Sequence[JudgedClaim]) -> str:
-    """Which claims have which verdict, and where those lean that are undecided."""
-    parts = []
-    for outcome in Outcome:
-        found = [claim for claim in claims if claim.verdict.outcome == outcome]
-        if found and outcome == Outcome.UNDECIDED:
-            first, *others = (f"{claim.id} ({claim.verdict.leaning}" for claim in found)
-            listed = [f"{first} comparisons point its way)", *(f"{other})" for other in others)]
-            parts.append(f"{outcome}: {', '.join(listed)}")
-        elif found:
-            parts.append(f"{outcome}: {', '.join(claim.id for claim in found)}")
-    return "; ".join(parts)
+def _line(claim: JudgedClaim) -> str:
+    verdict = claim.shown
+    held = f", {claim.held}" if claim.held else ""
+    sign = SIGNS[verdict.outcome]
+    return f"- {claim.sentence} `{claim.id}` {sign} **{verdict.outcome}**{held}."
 
 
 def _each_once(comparisons: Iterable[Comparison]) -> list[Run]:
@@ -135,62 +132,30 @@ def _where(runs: Sequence[Run], entries: Sequence[Mapping[str, Any]]) -> Iterabl
         )
 
 
-def _evidence(claims: Sequence[JudgedClaim], runs: Sequence[Run]) -> str:
-    """The verdicts in a sentence, and where the undecided claims lean."""
-    by_outcome = {
-        outcome: [claim for claim in claims if claim.verdict.outcome == outcome]
-        for outcome in Outcome
-    }
-    counts = ", ".join(
-        f"{len(found)} {outcome}" + (f" ({', '.join(c.id for c in found)})" if found else "")
-        for outcome, found in by_outcome.items()
-    )
-    sentences = [f"Of the paper's {len(claims)} claims: {counts}."]
-    undecided = by_outcome[Outcome.UNDECIDED]
-    leaning = [
-        f"{words} for {', '.join(ids)}"
-        for words in LEANINGS
-        if (ids := [claim.id for claim in undecided if _leaning(claim) == words])
-    ]
-    if leaning:
-        sentences.append(
-            f"Where nothing is decided, the numbers point the claim's way {_and(leaning)}."
-        )
-    seeds = min((len({run.seed for run in of}) for of in _by_length(runs).values()), default=0)
-    if undecided and 0 < seeds < MIN_SEEDS:
-        sentences.append(
-            f"With {_count(seeds, 'seed')} no difference between solvers can be told from chance; "
-            f"the comparisons need {MIN_SEEDS} seeds at least."
-        )
-    return "\n".join(sentences)
-
-
-def _leaning(claim: JudgedClaim) -> str:
-    favourable, parts = claim.verdict.leaning.favourable, claim.verdict.leaning.parts
-    return LEANINGS[0 if favourable == parts else 1 if favourable else 2]
-
-
 def _came_out(comparison: Comparison) -> str:
     """Which solver ends best in the training objective and in the metric that is shown."""
     summary = summarise(comparison)
     if summary.empty:
         return ""
     first, second = list(comparison.metrics)[:2]
-    ends: dict[str, list[str]] = {}
-    for column, phase in ((f"train_{first}", "training"), (f"val_{second}", "validation")):
+    ends = []
+    for column in (f"train_{first}", f"val_{second}"):
         metric = comparison.metrics[column.partition("_")[2]]
         values = summary.set_index("solver")[column].dropna()
         if values.empty:
             continue
         best = str(values.idxmax() if metric.higher_is_better else values.idxmin())
         most = "highest" if metric.higher_is_better else "lowest"
-        what = f"{phase} {metric.title}"
         value = f"{text_of(values[best], metric)} {metric.unit}".strip()
-        ends.setdefault(best, []).append(
-            f"the {most} {what} ({value})" if len(values) > 1 else f"a {what} of {value}"
+        what = f"{phase_title(comparison.task, column)} {metric.title}"
+        ends.append(
+            f"the {most} {what} is {value} ({best})"
+            if len(values) > 1
+            else f"the {what} of {best} is {value}"
         )
-    words = (f"{solver} ends with {_and(best)}" for solver, best in ends.items())
-    return f"On {task_title(comparison.task)} {_and(words)}."
+    seeds = summary["seeds"]
+    n = f"n = {seeds.min()}" + (f" to {seeds.max()}" if seeds.max() > seeds.min() else "")
+    return f"At the end, on {task_title(comparison.task)}, {_and(ends)}; {n}."
 
 
 def _task(run: Run) -> str:
@@ -206,3 +171,37 @@ def _count(number: int, noun: str) -> str:
 def _and(words: Iterable[str]) -> str:
     *others, end = words
     return f"{', '.join(others)} and {end}" if others else end
+
+
+def seen(comparison: Comparison, solver: str) -> str:
+    """What a comparison has shown, and where a solver stands in it, in two or three sentences."""
+    summary = summarise(comparison)
+    if solver not in list(summary.get("solver", ())) or len(summary) < 2:
+        return ""
+    runs = [run for run in comparison.runs if run.finished]
+    epochs = max(len(run.rows) for run in runs)
+    sentences = [
+        f"on {task_title(comparison.task)}, {len(summary)} solvers began with the same weights and "
+        f"saw the same batches for {epochs} epochs."
+    ]
+    first, second = list(comparison.metrics)[:2]
+    for column in (f"train_{first}", f"val_{second}"):
+        metric = comparison.metrics[column.partition("_")[2]]
+        values = summary.set_index("solver")[column].sort_values(
+            ascending=not metric.higher_is_better
+        )
+        what = f"{phase_title(comparison.task, column)} {metric.title}"
+        best, place = str(values.index[0]), list(values.index).index(solver) + 1
+        most = "highest" if metric.higher_is_better else "lowest"
+        others = (
+            ""
+            if best == solver
+            else f"; {solver}'s is {text_of(values[solver], metric)}, "
+            f"number {place} of {len(values)}"
+        )
+        value = f"{text_of(values.iloc[0], metric)} {metric.unit}".strip()
+        sentences.append(f"The {most} {what} is {best}'s, {value}{others}.")
+    n = int(summary["seeds"].min())
+    if n < MIN_SEEDS:
+        sentences.append(f"With {_count(n, 'seed')} none of this can be told from chance.")
+    return " ".join(sentences)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bpgrad.records.files import write_text
-from bpgrad.reporting.display import endings
+from bpgrad.reporting.display import captions, endings
 from bpgrad.reporting.inference.verdicts import Outcome, Verdict, needed_words
 from bpgrad.reporting.page import document, html, interactive, readme
 from bpgrad.reporting.page.document import Document, JudgedClaim
@@ -47,12 +47,6 @@ class Found:
         if self.place is not None:
             return self.place.recorded
         return any(run.finished for comparison in self.comparisons for run in comparison.runs)
-
-    @property
-    def title(self) -> str:
-        """The title, after the paper's name of it."""
-        paper, title = self.declared.paper, self.declared.title
-        return f"{paper}: {title}" if paper else title
 
     @property
     def computed(self) -> tuple[Mapping[str, Any], ...]:
@@ -133,6 +127,8 @@ def rebuild(suite: Suite) -> Path:
     for found in findings.found:
         if found.plan is not None and found.recorded:
             runner.write(found.plan, found.comparisons, suite.paper_values)
+            if found.declared.name == suite.small:
+                _draw_small(suite, found)
     report = compose(suite, findings)
     write_text(studies.RESULTS / "README.md", readme.render(report))
     widgets = {"figure1": interactive.widget()}
@@ -140,18 +136,34 @@ def rebuild(suite: Suite) -> Path:
     return studies.RESULTS / "README.md"
 
 
+def _draw_small(suite: Suite, found: Found) -> None:
+    from bpgrad.reporting.display import curves
+
+    figure = curves.draw_small(found.comparisons, suite.highlighted)
+    for suffix in (".svg", ".png"):
+        path = studies.RESULTS / "figures" / f"{found.declared.name}_small{suffix}"
+        curves.save(figure, path)
+
+
 def compose(suite: Suite, findings: Findings) -> Document:
     """The report as data; the studies write their figures and tables."""
     judged = judge(suite.claims(), findings)
     shown = [found for found in findings.found if found.recorded]
     comparisons = [one for found in findings.found for one in found.comparisons]
-    computed = {found.title: found.computed for found in shown if found.place is not None}
+    computed = {f.declared.title: f.computed for f in shown if f.place is not None}
+    of_experiments = {
+        (f.declared.name, one.task): one for f in findings.found for one in f.comparisons
+    }
+    small = [f.declared.name for f in shown if f.declared.name == suite.small and f.comparisons]
     return Document(
-        prose.opening(comparisons, computed, judged),
-        prose.NOTE,
+        suite.lead(),
+        tuple(suite.findings(of_experiments, judged)),
         judged,
         tuple(_section(suite, found, judged) for found in shown),
         tuple(_waiting(found) for found in findings.found if not found.recorded),
+        prose.made(comparisons, computed),
+        prose.NOTE,
+        "".join(small),
     )
 
 
@@ -247,24 +259,35 @@ def _section(suite: Suite, found: Found, judged: Sequence[JudgedClaim]) -> docum
         [claim for claim in judged if claim.id in ids],
         found.comparisons,
         f"make {declared.name}",
+        declared.paper or "",
+        bool(values := printed(suite.paper_values, declared.name)),
     )
     if isinstance(declared, Experiment):
         answers = (endings.answer(declared.shows, each) for each in found.comparisons)
         text = "\n\n".join([text, *filter(None, answers)])
     section = document.Section(
-        declared.name, found.title, text, found.comparisons, in_paper=declared.paper is not None
+        declared.name, declared.title, text, found.comparisons, paper=declared.paper or ""
     )
     if not isinstance(declared, Study):
-        return replace(section, printed=printed(suite.paper_values, declared.name))
+        words = captions.caption(declared.shows, found.comparisons)
+        return replace(section, printed=values, shows=declared.shows, caption=words)
     assert found.place is not None
     return replace(
         section,
         body=studies.show(suite.studies, declared, found.place),
-        records=f"{found.place.folder.relative_to(studies.RESULTS).as_posix()}/",
+        records=_first_table(found.place.folder).relative_to(studies.RESULTS).as_posix(),
         computed=found.computed,
     )
 
 
+def _first_table(folder: Path) -> Path:
+    """A file of a study's records that shows something in a browser."""
+    return min(folder.glob("*.csv"), default=folder / "meta.json")
+
+
 def _waiting(found: Found) -> str:
     needs = found.declared.needs if isinstance(found.declared, Experiment) else None
-    return f"{found.title}: " + (f"needs {needs}" if needs else f"`make {found.declared.name}`")
+    paper = f" ({found.declared.paper})" if found.declared.paper else ""
+    return f"{found.declared.title}{paper}: " + (
+        f"needs {needs}" if needs else f"`make {found.declared.name}`"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -34,15 +35,18 @@ class Plan:
     """The runs of an experiment with their configurations, and what the result is called.
 
     `name` (of the files) and `title` tell results of another scale, or with settings other than
-    those declared, from the experiment's own. `shows` is the declaration's. Tables and figures go
-    into `folder`.
+    those declared, from the experiment's own. `heading` is what the figure says above it: nothing
+    where it stands below its title in the report. `shows` is the declaration's. Tables
+    and figures go into `folder`. `in_report` is whether it is part of the report.
     """
 
     name: str
     title: str
+    heading: str
     shows: str
     runs: tuple[tuple[PlannedRun, Config], ...]
     folder: Path
+    in_report: bool = True
 
 
 def prepare(
@@ -83,11 +87,14 @@ def prepare(
     if caveats:
         title += f" ({'; '.join(caveats)})"
     folder = Path(runs[0][1].results_root).parent
-    return Plan(name, title, experiment.shows, tuple(runs), folder)
+    heading = title if caveats or not experiment.report else ""
+    return Plan(name, title, heading, experiment.shows, tuple(runs), folder, experiment.report)
 
 
-def execute(plan: Plan, jobs: int = 1) -> int:
+def execute(plan: Plan, jobs: int = 1, *, brief: bool = False) -> int:
     """Train, resume or skip the runs, `jobs` at a time; how many failed, each told on stderr.
+
+    With `brief` a run prints one line, of what it ends with.
 
     Raises Interrupted on Ctrl-C or SIGTERM.
     """
@@ -95,18 +102,40 @@ def execute(plan: Plan, jobs: int = 1) -> int:
         from experiments.engine import side_by_side
 
         return side_by_side.execute(plan.runs, jobs)
-    from bpgrad.training.progress import say
+    from bpgrad.training.progress import quiet, say
     from bpgrad.training.trainer import train  # torch starts once all configurations are right
 
     failed = 0
     for k, (run, cfg) in enumerate(plan.runs, 1):
-        say(f"[{k}/{len(plan.runs)}] {run}")
+        count = f"[{k}/{len(plan.runs)}] {run}"
         try:
-            train(cfg)
+            if not brief:
+                say(count)
+                train(cfg)
+                continue
+            with quiet():
+                train(cfg)
+            say(f"{count}: {_end(run, cfg)}")
         except BPGradError as error:
             failed += 1
             print(f"error: {run}: {error}", file=sys.stderr, flush=True)
     return failed
+
+
+def _end(run: PlannedRun, cfg: Config) -> str:
+    """What a run ends with, in a few words."""
+    from bpgrad.reporting.display.style import phase_title
+    from bpgrad.reporting.runs import look_at
+
+    found = look_at(record_of(cfg), run.solver, run.seed)
+    if not found.finished:
+        return found.state
+    name, metric = list(task_class(cfg).metrics.items())[1]
+    column = f"val_{name}"
+    value = f"{found.rows[column].iloc[-1]:.2f} {metric.unit}".strip()
+    seconds = found.rows["train_seconds"].sum()
+    what = f"{phase_title(run.task, column)} {metric.title} {value}"
+    return f"{what} after {len(found.rows)} epochs, {seconds:.0f} s"
 
 
 def status(experiment: Experiment) -> Iterator[str]:
@@ -169,19 +198,19 @@ def _draw(plan: Plan, comparisons: Sequence[Comparison]) -> Figure:
 
     match plan.shows:
         case "epochs":
-            return curves.draw(plan.title, comparisons)
+            return curves.draw(plan.heading, comparisons)
         case "certificate":
-            return certificate.draw(plan.title, comparisons)
+            return certificate.draw(plan.heading, comparisons)
         case "variants":
-            return outcomes.draw_variants(plan.title, comparisons)
+            return outcomes.draw_variants(plan.heading, comparisons)
         case "sweep":
-            return outcomes.draw_sweep(plan.title, comparisons)
+            return outcomes.draw_sweep(plan.heading, comparisons)
         case column:
-            return curves.draw_steps(plan.title, comparisons, column)
+            return curves.draw_steps(plan.heading, comparisons, column)
 
 
-def report(plan: Plan, paper_values: Path) -> None:
-    """Show the table of what has finished; write it, and the figure.
+def report(plan: Plan, paper_values: Path, picture: Path | None = None) -> None:
+    """Show the table of what has finished; write it, and the figure, into the folder `picture` too.
 
     Raises RecordError if the runs cannot be compared, BPGradError if none has finished.
     """
@@ -196,6 +225,34 @@ def report(plan: Plan, paper_values: Path) -> None:
     table, figure = write(plan, comparisons, paper_values)
     tables.show(plan.title, comparisons, Console(), printed(paper_values, plan.name))
     print(f"\ntable   {table}.md, .csv, .tex\nfigure  {figure}.svg, .png", flush=True)
+    if picture is not None:
+        _save_picture(plan, comparisons, picture)
+    if not plan.in_report:
+        from experiments.engine.prose import seen
+
+        texts = [seen(one, plan.runs[0][0].solver) for one in comparisons]
+        print("\nWhat you have seen: " + " ".join(filter(None, texts)), flush=True)
+
+
+def _save_picture(plan: Plan, comparisons: Sequence[Comparison], folder: Path) -> None:
+    """Write the figure as a PNG for the documents, and beside it what it shows, as CSV.
+
+    The PNG holds the checksum of the CSV: the two belong together.
+    """
+    from bpgrad.reporting.display import curves
+
+    lines = ["run,solver,epoch,train_objective,held_out"]
+    for one in comparisons:
+        column = f"val_{list(one.metrics)[1]}"
+        for run in one.runs:
+            name = "/".join(run.directory.parts[-3:])
+            for row in run.rows.to_dict("records"):
+                values = f"{row['train_objective']:.4g},{row[column]:.4g}"
+                lines.append(f'{name},"{run.solver}",{int(row["epoch"])},{values}')
+    text = "\n".join(lines) + "\n"
+    write_text(folder / f"{plan.name}.csv", text)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    curves.save(_draw(plan, comparisons), folder / f"{plan.name}.png", description=digest)
 
 
 def _compose(run: PlannedRun, overrides: Sequence[str]) -> Config:
@@ -210,7 +267,7 @@ def _with_seed(cfg: Config, run: PlannedRun) -> Config:
         check_seed(run.seed)
     except ConfigError as error:
         raise ConfigError(f"{run}: {error}") from error
-    return replace(deepcopy(cfg), seed=run.seed)
+    return replace(cfg, task=deepcopy(cfg.task), solver=deepcopy(cfg.solver), seed=run.seed)
 
 
 def record_of(cfg: Config) -> RunRecord:

@@ -1,5 +1,6 @@
 """The tables, the figure and the text of Algorithm 1 against other global minimisers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,9 @@ def ordered(table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[labels, list(finding.FINDERS)]
 
 
-def success(found: pd.DataFrame) -> pd.DataFrame:
-    """Percentages of the runs of each method that met the three accuracies."""
-    columns = [f"to_{100 * a:.0f}" for a in finding.ACCURACIES]
+def success(found: pd.DataFrame, accuracies: Sequence[float] = finding.ACCURACIES) -> pd.DataFrame:
+    """Percentages of the runs of each method that met the accuracies."""
+    columns = [f"to_{100 * a:.0f}" for a in accuracies]
     met = found[columns].notna().groupby([found["function"], found["method"]]).mean()
     shares = [[f"{100 * met[column].loc[key]:.0f}" for column in columns] for key in met.index]
     return _wide(pd.Series([" / ".join(share) for share in shares], index=met.index))

@@ -136,7 +136,8 @@ def show(folder: Path, figures: Path, tables: Path) -> str:
     chosen = table[table["lipschitz"] == LIPSCHITZ]
     rows = [
         f"| {row['valley']} | {row['depth']:g} | {row['half_width']:g} | "
-        f"{row['half_width'] * LIPSCHITZ / row['depth']:.2g} d/L | {row['after']:.3f} | "
+        f"{row['half_width'] * LIPSCHITZ / row['depth']:.2g} d/L | {row['before']:.3f} | "
+        f"{row['after']:.3f} | "
         f"{row['left']:.0%} |"
         for row in chosen.to_dict("records")
     ]
@@ -146,10 +147,11 @@ def show(folder: Path, figures: Path, tables: Path) -> str:
             "narrow deep valleys and keeps wide shallow ones. What counts is the half-width w of a "
             "valley relative to d/L, its depth over L: no function of slope at most L can fall "
             "further than wL between its rims. The widths were fixed before the majorant was "
-            f"computed, for L = {LIPSCHITZ:g}:",
+            f"computed, for L = {LIPSCHITZ:g}. The depth in f, and what is left of it, is that "
+            "below the lower of the two rims: the plain around a valley slopes, so it is not d.",
             "",
-            "| valley | depth d | half-width w | w relative to L | depth left | share |",
-            "| --- | ---: | ---: | ---: | ---: | ---: |",
+            "| valley | depth d | half-width w | w relative to L | depth in f | left | share |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
             *rows,
             "",
             "![The majorant of a function with narrow and wide valleys for four L, and how much of "

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from bpgrad.records.files import write_atomically, write_text
 from bpgrad.reporting.display import curves
-from bpgrad.reporting.display.style import task_title
+from bpgrad.reporting.display.style import line_styles, task_title
 from bpgrad.training.config import load
 from experiments.claims.trajectories import EQ4_TOLERANCE, FIGURE5_L, MOMENTA
 from experiments.engine.studies import write_meta
@@ -149,12 +149,17 @@ def draw(series: dict[Setting, pd.DataFrame]) -> Figure:
             row[0].legend(loc="upper right", ncols=2)
         for panel in panels[-1]:
             panel.set_xlabel("iteration")
+        marks = [
+            Line2D([], [], color="#444444", marker=".", linestyle="none", label="left-hand side"),
+            Line2D([], [], color="#444444", label="right-hand side, ρ · min f"),
+        ]
+        figure.legend(handles=marks, loc="outside lower center", ncols=2)
     return figure
 
 
 def _sides(panel: Axes, frame: pd.DataFrame, setting: Setting) -> None:
-    values = FIGURE5_L[setting.task]
-    color = colormaps["cividis"](0.85 * values.index(setting.lipschitz) / (len(values) - 1))
+    styles = line_styles(tuple(f"L = {value:g}" for value in FIGURE5_L[setting.task]))
+    color = styles[f"L = {setting.lipschitz:g}"].color
     iterations = np.arange(1, len(frame) + 1)
     # The dots of all L lie below the lines of all, and so in one picture.
     panel.plot(
@@ -189,7 +194,7 @@ def _text(summary: pd.DataFrame) -> str:
             )
     seeds = ", ".join(map(str, sorted(summary["seed"].unique())))
     return f"""\
-![Both sides of Eq. 4](figures/figure5.png)
+![Both sides of Eq. 4 over the iterations, for several L and two momenta](figures/figure5.png)
 
 Dots are the left-hand side of Eq. 4 after every iteration, max over i ≤ t of
 f(x_i) − L‖x_i − x_{{t+1}}‖, lines the right-hand side, ρ · min f(x_i), with ρ = {RHO:g}; f(x_i) is

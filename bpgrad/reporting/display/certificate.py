@@ -1,6 +1,5 @@
 """How often the gradient's norm exceeds L, where the bounds behind BPGrad's step do not hold."""
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 
 from bpgrad.errors import RecordError
 from bpgrad.reporting.display import curves
-from bpgrad.reporting.display.style import LineStyle, line_styles, task_title
+from bpgrad.reporting.display.style import LineStyle, styles_of, task_title
 from bpgrad.reporting.runs import Comparison, Run
 
 
@@ -47,10 +46,10 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
     """
     comparisons = [c for c in comparisons if any(run.finished for run in c.runs)]
     solvers = tuple(dict.fromkeys(s for comparison in comparisons for s in comparison.solvers))
-    styles = line_styles(solvers)
+    styles = styles_of("certificate", solvers)
     with curves.settings():
         figure = Figure((curves.WIDTH, curves.ROW_HEIGHT + 1), layout="constrained")
-        figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
+        curves.entitle(figure, title)
         panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True)[0]
         for panel, comparison in zip(panels, comparisons, strict=True):
             panel.set_title(task_title(comparison.task), loc="left")
@@ -66,7 +65,7 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
             panel.legend(
                 title="steps with ‖g‖ > L", loc="upper center", bbox_to_anchor=(0.5, -0.18)
             )
-        panels[0].set_ylabel("‖g‖ / L")
+        panels[0].set_ylabel("‖g‖ / L (line: median, band: least to greatest)")
     return figure
 
 

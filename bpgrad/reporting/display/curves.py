@@ -2,8 +2,9 @@
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bpgrad.records.files import write_atomically
-from bpgrad.reporting.display.style import LineStyle, line_styles, task_title
+from bpgrad.reporting.display.style import LineStyle, phase_title, styles_of, task_title
 from bpgrad.reporting.runs import Comparison
 
 WIDTH, ROW_HEIGHT = 10.0, 3.5  # inches
@@ -31,9 +32,19 @@ SETTINGS = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
 }
+SMALL = {
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+}
 DPI = {"svg": 110, "png": 150}  # of an SVG, the parts that are pictures: clouds of dots
 # Without dates and versions, the same runs give the same bytes.
-METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+METADATA: dict[str, dict[str, str | None]] = {
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+}
 
 
 def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
@@ -44,16 +55,17 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
     """
     comparisons = [c for c in comparisons if any(len(run.rows) for run in c.runs)]
     solvers = tuple(dict.fromkeys(s for comparison in comparisons for s in comparison.solvers))
-    styles = line_styles(solvers)
+    styles = styles_of("epochs", solvers)
     with settings():
         figure = Figure((WIDTH, ROW_HEIGHT * len(comparisons) + 1), layout="constrained")
-        figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
+        entitle(figure, title)
         panels = figure.subplots(len(comparisons), 2, squeeze=False)
         for (left, right), comparison in zip(panels, comparisons, strict=True):
             (_, objective), (name, shown) = list(comparison.metrics.items())[:2]
             task, unit = task_title(comparison.task), f" ({shown.unit})" if shown.unit else ""
             left.set_title(f"{task}: training {objective.title}", loc="left")
-            right.set_title(f"{task}: validation {shown.title}{unit}", loc="left")
+            held_out = phase_title(comparison.task, f"val_{name}")
+            right.set_title(f"{task}: {held_out} {shown.title}{unit}", loc="left")
             _panel(left, comparison, "train_objective", styles, log=True)
             _panel(right, comparison, f"val_{name}", styles, log=not shown.higher_is_better)
         for panel in panels[-1]:
@@ -66,6 +78,35 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
     return figure
 
 
+def draw_small(comparisons: Sequence[Comparison], highlighted: str) -> Figure:
+    """The metric over epochs, a panel for each task, to be read at half the width of a screen."""
+    comparisons = [c for c in comparisons if any(len(run.rows) for run in c.runs)]
+    solvers = tuple(dict.fromkeys(s for comparison in comparisons for s in comparison.solvers))
+    styles = {
+        solver: replace(style, width=2.2 if solver == highlighted else 1.0)
+        for solver, style in styles_of("epochs", solvers).items()
+    }
+    with settings():
+        matplotlib.rcParams.update(SMALL)  # type: ignore[arg-type]
+        figure = Figure((4.4, 2.5), layout="constrained")
+        panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
+        for panel, comparison in zip(panels, comparisons, strict=True):
+            name, shown = list(comparison.metrics.items())[1]
+            held_out = phase_title(comparison.task, f"val_{name}")
+            unit = f" ({shown.unit})" if shown.unit else ""
+            panel.set_title(f"{task_title(comparison.task)}: {held_out} {shown.title}{unit}")
+            _panel(panel, comparison, f"val_{name}", styles, log=not shown.higher_is_better)
+            panel.set_xlabel("epoch")
+        _legend(figure, solvers, columns=3)
+    return figure
+
+
+def entitle(figure: Figure, title: str) -> None:
+    """Write a title over a figure; none where it is empty, as what shows it has its own."""
+    if title:
+        figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
+
+
 def draw_steps(title: str, comparisons: Sequence[Comparison], column: str) -> Figure:
     """A value of every iteration over the first epochs, a panel for each task with any rows.
 
@@ -76,10 +117,10 @@ def draw_steps(title: str, comparisons: Sequence[Comparison], column: str) -> Fi
     """
     comparisons = [c for c in comparisons if any(len(run.rows) for run in c.runs)]
     solvers = tuple(dict.fromkeys(s for comparison in comparisons for s in comparison.solvers))
-    styles = line_styles(solvers)
+    styles = styles_of("epochs", solvers)
     with settings():
         figure = Figure((WIDTH, ROW_HEIGHT + 1), layout="constrained")
-        figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
+        entitle(figure, title)
         panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True)[0]
         for panel, comparison in zip(panels, comparisons, strict=True):
             panel.set_title(task_title(comparison.task), loc="left")
@@ -108,12 +149,16 @@ def _dots(panel: Axes, values: np.ndarray, style: LineStyle, label: str) -> None
     panel.plot(middle, medians, color=style.color, linewidth=style.width, label=label)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as .svg or .png; the same figure gives the same bytes."""
+def save(figure: Figure, path: Path, *, description: str = "") -> None:
+    """Write a figure as .svg or .png; the same figure gives the same bytes.
+
+    The file holds the description.
+    """
     kind = path.suffix.removeprefix(".")
     drawn = BytesIO()
+    extra = {"Description": description} if description else {}
     with settings():
-        figure.savefig(drawn, format=kind, dpi=DPI[kind], metadata=METADATA[kind])
+        figure.savefig(drawn, format=kind, dpi=DPI[kind], metadata=METADATA[kind] | extra)
     data = drawn.getvalue()
     if kind == "svg":  # paths to 1/100 pt: a third of the size goes into invisible digits
         data = re.sub(rb' d="[^"]+"', lambda d: re.sub(rb"(\.\d\d)\d+", rb"\1", d[0]), data)
@@ -129,7 +174,7 @@ def settings() -> Iterator[None]:
         yield
 
 
-def _legend(figure: Figure, solvers: Sequence[str]) -> None:
+def _legend(figure: Figure, solvers: Sequence[str], columns: int = 4) -> None:
     """One legend for all panels, below them."""
     lines = {line.get_label(): line for panel in figure.axes for line in panel.get_lines()}
     drawn = [solver for solver in solvers if solver in lines]
@@ -137,14 +182,14 @@ def _legend(figure: Figure, solvers: Sequence[str]) -> None:
         [lines[solver] for solver in drawn],
         drawn,
         loc="outside lower center",
-        ncols=min(4, len(drawn)),
-        handlelength=4,
-        columnspacing=2.5,
+        ncols=min(columns, len(drawn)),
+        handlelength=4 if columns > 3 else 2.5,
+        columnspacing=2.5 if columns > 3 else 1.0,
     )
 
 
 def _panel(
-    panel: Axes, comparison: Comparison, column: str, styles: dict[str, LineStyle], *, log: bool
+    panel: Axes, comparison: Comparison, column: str, styles: Mapping[str, LineStyle], *, log: bool
 ) -> None:
     """Draw one column of the records over epochs, a line for each solver."""
     lowest, highest = np.inf, -np.inf

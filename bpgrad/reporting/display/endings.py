@@ -9,7 +9,7 @@ import numpy as np
 
 from bpgrad.metrics import Metric
 from bpgrad.reporting.display.grid import text_of
-from bpgrad.reporting.display.style import task_title
+from bpgrad.reporting.display.style import phase_title, swept_solver, task_title
 from bpgrad.reporting.inference.statistics import MIN_SEEDS, holm, paired_test
 from bpgrad.reporting.runs import Comparison, Run
 
@@ -18,11 +18,33 @@ LAST_EPOCHS = 10  # over which a run's scatter from epoch to epoch is taken
 
 
 def answer(shows: str, comparison: Comparison) -> str:
-    """The table for an experiment that shows variants or a sweep, with what it means; else ""."""
-    if shows not in ("variants", "sweep") or not any(run.finished for run in comparison.runs):
+    """The table of an experiment that shows variants, a sweep or a certificate; else "".
+
+    With what it means, in Markdown.
+    """
+    makers = {"variants": _variants, "sweep": _sweep, "certificate": _certificate}
+    if shows not in makers or not any(run.finished for run in comparison.runs):
         return ""
-    make = _variants if shows == "variants" else _sweep
-    return "\n".join(make(comparison))
+    return "\n".join(makers[shows](comparison))
+
+
+def _certificate(comparison: Comparison) -> Iterator[str]:
+    from bpgrad.reporting.display.certificate import exceeded  # with it matplotlib
+
+    yield (
+        f"On {task_title(comparison.task)}, the share of steps at which the gradient is steeper "
+        "than L, so that nothing is proved of them:"
+    )
+    yield ""
+    yield "| solver | seeds | steps with ‖g‖ > L |"
+    yield "| --- | ---: | ---: |"
+    for solver in comparison.solvers:
+        shares = [
+            share for run in comparison.finished(solver) if (share := exceeded(run)) is not None
+        ]
+        if shares:
+            ends = dict.fromkeys(f"{share:.2%}" for share in (min(shares), max(shares)))
+            yield f"| {solver} | {len(shares)} | {' – '.join(ends)} |"
 
 
 def _variants(comparison: Comparison) -> Iterator[str]:
@@ -31,7 +53,11 @@ def _variants(comparison: Comparison) -> Iterator[str]:
     noise = {column: _scatter(comparison, column) for column, _ in columns}
     yield f"On {task_title(comparison.task)}, what each difference changes at the last epoch:"
     yield ""
-    yield "| variant | beside | " + " | ".join(title_of(c, m) for c, m in columns) + " |"
+    yield (
+        "| variant | beside | "
+        + " | ".join(title_of(comparison.task, c, m) for c, m in columns)
+        + " |"
+    )
     yield "| --- | --- |" + " ---: |" * len(columns)
     pairs = [(solver, _beside(solver, first)) for solver in shown[1:]]
     significant = {column: _significant(comparison, pairs, column) for column, _ in columns}
@@ -47,7 +73,9 @@ def _variants(comparison: Comparison) -> Iterator[str]:
         yield f"| {solver} | {beside} | {' | '.join(cells)} |"
     yield ""
     seeds = min(len(comparison.finished(solver)) for solver in shown)
-    words = " and ".join(f"{text_of(noise[c], m)} ({title_of(c, m)})" for c, m in columns)
+    words = " and ".join(
+        f"{text_of(noise[c], m)} ({title_of(comparison.task, c, m)})" for c, m in columns
+    )
     yield (
         "Bold is what a paired t-test over seeds finds at 5 %, after Holm over the column; with "
         f"fewer than {MIN_SEEDS} seeds nothing is bold (here {seeds}). By themselves the runs "
@@ -86,10 +114,10 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
     yield (
         f"On {task_title(comparison.task)}, with {budget} settings a solver: what the one in the "
         "middle reaches, which is that of the other experiments, and what the one does that "
-        "reaches the lowest training objective (chosen by that, not by the validation set)."
+        "reaches the lowest training objective (chosen by that, not by the test set)."
     )
     yield ""
-    title = title_of(column, metric)
+    title = title_of(comparison.task, column, metric)
     yield f"| solver | middle | its {title} | chosen | its {title} | from – to | diverged |"
     yield "| --- | --- | ---: | --- | ---: | ---: | --- |"
     for solver, labels in complete.items():
@@ -121,10 +149,11 @@ def shown_columns(comparison: Comparison) -> list[tuple[str, Metric]]:
     return [(f"train_{first}", objective), (f"val_{second}", metric)]
 
 
-def title_of(column: str, metric: Metric) -> str:
+def title_of(task: str, column: str, metric: Metric) -> str:
     """What a column is called, with its unit."""
-    phase = "training" if column.startswith("train_") else "validation"
-    return f"{phase} {metric.title}" + (f" ({metric.unit})" if metric.unit else "")
+    return f"{phase_title(task, column)} {metric.title}" + (
+        f" ({metric.unit})" if metric.unit else ""
+    )
 
 
 def last(comparison: Comparison, solver: str, column: str) -> np.ndarray:
@@ -136,7 +165,7 @@ def labels_by_setting(comparison: Comparison) -> dict[str, dict[float, str]]:
     """The labels "solver, name = value" by solver and value, values in increasing order."""
     found: dict[str, dict[float, str]] = {}
     for label in comparison.solvers:
-        found.setdefault(label.partition(", ")[0], {})[float(label.rpartition(" = ")[2])] = label
+        found.setdefault(swept_solver(label), {})[float(label.rpartition(" = ")[2])] = label
     return {solver: dict(sorted(labels.items())) for solver, labels in found.items()}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from bpgrad.reporting.display.style import phase_title
 from bpgrad.reporting.inference.statistics import best_in_column, by_seed
 from bpgrad.reporting.runs import Comparison, Run
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from bpgrad.metrics import Metric
 
 PHASES = ("train", "val")
+SHORT = {"training": "train", "validation": "val"}
 
 # The paper's printed values by task, solver and column of the records.
 Printed = Mapping[tuple[str, str, str], float]
@@ -106,7 +108,10 @@ def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
     """
     columns = shown_columns(comparison)
     best = {column: _best(comparison, column, metric) for column, metric in columns}
-    titles = [f"{column.partition('_')[0]} {_with_unit(metric)}" for column, metric in columns]
+    titles = [
+        f"{SHORT.get(phase := phase_title(comparison.task, column), phase)} {_with_unit(metric)}"
+        for column, metric in columns
+    ]
     rows = []
     for summary in summarise(comparison).to_dict("records"):
         solver = summary["solver"]

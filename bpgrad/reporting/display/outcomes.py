@@ -1,6 +1,5 @@
 """Where runs end: variants one below the other, or a sweep over the one setting of each solver."""
 
-import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -9,10 +8,8 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from bpgrad.reporting.display import curves
 from bpgrad.reporting.display.endings import labels_by_setting, last, shown_columns, title_of
-from bpgrad.reporting.display.style import line_styles, task_title
+from bpgrad.reporting.display.style import styles_of, task_title
 from bpgrad.reporting.runs import Comparison
-
-DOT = "#D55E00"
 
 
 def draw_variants(title: str, comparisons: Sequence[Comparison]) -> Figure:
@@ -26,18 +23,21 @@ def draw_variants(title: str, comparisons: Sequence[Comparison]) -> Figure:
     heights = [0.28 * len(solvers) + 1.0 for solvers in shown]
     with curves.settings():
         figure = Figure((curves.WIDTH, sum(heights) + 0.4), layout="constrained")
-        figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
+        curves.entitle(figure, title)
         rows = figure.subplots(
             len(comparisons), 2, squeeze=False, sharey="row", height_ratios=heights
         )
         for panels, comparison, solvers in zip(rows, comparisons, shown, strict=True):
             for panel, (column, metric) in zip(panels, shown_columns(comparison), strict=True):
-                words = title_of(column, metric)
+                words = title_of(comparison.task, column, metric)
                 panel.set_title(f"{task_title(comparison.task)}: {words}", loc="left")
                 panel.xaxis.set_major_locator(MaxNLocator(5))
+                styles = styles_of("variants", solvers)
                 for k, solver in enumerate(solvers):
                     values = last(comparison, solver, column)
-                    panel.plot(values, [k] * len(values), "o", color=DOT, markersize=5)
+                    panel.plot(
+                        values, [k] * len(values), "o", color=styles[solver].color, markersize=5
+                    )
                 panel.axvline(
                     last(comparison, solvers[0], column).mean(), color="#888888", zorder=0
                 )
@@ -49,20 +49,23 @@ def draw_variants(title: str, comparisons: Sequence[Comparison]) -> Figure:
 def draw_sweep(title: str, comparisons: Sequence[Comparison]) -> Figure:
     """The last epoch over the setting of labels "solver, name = value", a curve for each solver.
 
-    Settings are drawn relative to the solver's middle one. Several seeds give the mean.
+    Settings are drawn relative to the solver's middle one, L the other way round: steps become
+    longer to the right for all. Several seeds give the mean.
     """
     comparisons = [c for c in comparisons if any(run.finished for run in c.runs)]
     with curves.settings():
         figure = Figure(
             (curves.WIDTH, curves.ROW_HEIGHT * len(comparisons) + 1), layout="constrained"
         )
-        figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
+        curves.entitle(figure, title)
         rows = figure.subplots(len(comparisons), 2, squeeze=False)
         for panels, comparison in zip(rows, comparisons, strict=True):
             for panel, (column, metric) in zip(panels, shown_columns(comparison), strict=True):
-                words = title_of(column, metric)
+                words = title_of(comparison.task, column, metric)
                 panel.set_title(f"{task_title(comparison.task)}: {words}", loc="left")
                 _sweep(panel, comparison, column)
+                if metric.unit == "":
+                    panel.set_yscale("log")
             lines = {str(line.get_label()): line for line in panels[0].get_lines()}
             figure.legend(
                 [*lines.values()],
@@ -72,24 +75,26 @@ def draw_sweep(title: str, comparisons: Sequence[Comparison]) -> Figure:
                 title="setting in the middle",
             )
         for panel in rows[-1]:
-            panel.set_xlabel("setting / middle setting")
+            panel.set_xlabel("setting / middle setting (BPGrad: 1/L); steps get longer →")
     return figure
 
 
 def _sweep(panel: Axes, comparison: Comparison, column: str) -> None:
     settings = labels_by_setting(comparison)
-    styles = line_styles(tuple(settings))
+    styles = styles_of("sweep", comparison.solvers)
     for solver, labels in settings.items():
         middle = list(labels)[len(labels) // 2]
         name = labels[middle].partition(", ")[2].partition(" = ")[0]
         found = {
-            value / middle: last(comparison, label, column).mean()
+            middle / value if name == "L" else value / middle: last(
+                comparison, label, column
+            ).mean()
             for value, label in labels.items()
             if comparison.finished(label)
         }
         if not found:
             continue
-        style = styles[solver]
+        style = styles[labels[middle]]
         (line,) = panel.plot(
             [*found],
             [*found.values()],

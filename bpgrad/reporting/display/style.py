@@ -1,6 +1,7 @@
 """How tasks and solvers are named and drawn, the same in every table and figure."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from matplotlib import colormaps
@@ -15,6 +16,9 @@ TASK_TITLES = {
     "voc_detection": "VOC 2007 detection",
     "voc_segmentation": "VOC 2011 segmentation",
 }
+
+# Tasks whose held-out examples, `val_*` in the records, are the data set's test set.
+TESTED = frozenset({"digits", "mnist", "cifar10", "voc_detection"})
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,12 @@ SOLVER_STYLES = {
     "SGD": LineStyle("#888888", (4, 1, 1, 1, 1, 1)),
 }
 
-# Of a sweep over one setting, from its first value to its last: cividis, without its lightest end,
-# is told apart by lightness alone.
-SWEEP = "cividis"
+# Of a sweep over one setting, from its first value to its last: viridis, without its lightest end,
+# is told apart by hue, and by lightness alone.
+SWEEP = "viridis"
 SWEEP_DASHES = ((), (6, 1.5), (2, 1.2))
+
+DOT = "#D55E00"
 
 # A tuned solver ("Adam (tuned, 10 trials)") has the colour of the one as given.
 TUNED_DASHES = (1, 2.5)
@@ -79,6 +85,24 @@ def line_styles(solvers: tuple[str, ...]) -> dict[str, LineStyle]:
     return styles
 
 
+def styles_of(shows: str, solvers: Sequence[str]) -> Mapping[str, LineStyle]:
+    """The style of every label of an experiment, for its figure and for its tables alike.
+
+    In a sweep the settings of a solver share its style; variants are drawn as dots of one colour.
+    """
+    if shows == "variants":
+        return dict.fromkeys(solvers, LineStyle(DOT))
+    if shows == "sweep":
+        found = line_styles(tuple(dict.fromkeys(swept_solver(label) for label in solvers)))
+        return {label: found[swept_solver(label)] for label in solvers}
+    return line_styles(tuple(solvers))
+
+
+def swept_solver(label: str) -> str:
+    """The solver of a label "solver, name = value"."""
+    return label.partition(", ")[0]
+
+
 def _swept(label: str) -> bool:
     return re.fullmatch(r"(.+, )?\w+ = [\d.e+-]+", label) is not None
 
@@ -86,3 +110,10 @@ def _swept(label: str) -> bool:
 def task_title(task: str) -> str:
     """A task's name as it is printed."""
     return TASK_TITLES.get(task, task)
+
+
+def phase_title(task: str, column: str) -> str:
+    """Which examples a column of the records is of: training, test or validation."""
+    if column.startswith("train_"):
+        return "training"
+    return "test" if task in TESTED else "validation"

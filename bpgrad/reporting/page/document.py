@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bpgrad.reporting.display.grid import Printed
-from bpgrad.reporting.inference.verdicts import Outcome, Verdict
+from bpgrad.reporting.inference.verdicts import Outcome, Verdict, needed_words
 from bpgrad.reporting.runs import Comparison
 
 # Sign and colour of an outcome; what is decided neither way is grey.
@@ -45,15 +45,51 @@ class JudgedClaim:
         return {rules: verdict for rules, verdict in found.items() if verdict is not None}
 
     @property
-    def outcome(self) -> str:
-        """In a few words; what a claim still needs stands in its sentence."""
-        not_run = self.verdict.outcome == Outcome.NOT_RUN
-        return str(self.verdict.outcome if not_run else self.verdict)
+    def rules(self) -> dict[str, str]:
+        """How each of the verdicts is decided."""
+        found = {
+            "first": self.rule,
+            "second": self.second_rule,
+            "second, reduced": self.reduced_rule,
+        }
+        return {rules: found[rules] for rules in self.verdicts}
+
+    @property
+    def sentence(self) -> str:
+        """What the paper says, as a sentence."""
+        return f"{self.text[0].upper()}{self.text[1:]}".rstrip(".") + "."
+
+    @property
+    def shown(self) -> Verdict:
+        """The verdict that stands for the claim: by the second rules, once these have runs."""
+        if self.second is None or self.second.outcome == Outcome.NOT_RUN:
+            return self.verdict
+        return self.second
+
+    @property
+    def held(self) -> str:
+        """How far the claim holds and on how much that rests, in a few words; "" if not run."""
+        return how_far(self.shown)
 
     @property
     def color(self) -> str:
         """Green, red or grey."""
-        return COLORS.get(self.verdict.outcome, GREY)
+        return COLORS.get(self.shown.outcome, GREY)
+
+
+def how_far(verdict: Verdict) -> str:
+    """The grade of a verdict, its n, and the n that it needs; "" if nothing has been run."""
+    if verdict.outcome == Outcome.NOT_RUN:
+        return ""
+    words = []
+    if verdict.grade is not None:
+        words.append(f"holds in {verdict.grade} {verdict.grade.of}")
+    elif verdict.leaning.parts:
+        words.append(f"{verdict.leaning} checks point its way")
+    words.append(f"n = {verdict.n}")
+    if verdict.outcome == Outcome.UNDECIDED and verdict.needed is not None:
+        words.append(f"needs {needed_words(verdict.needed)}")
+    return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -61,8 +97,10 @@ class Section:
     """An experiment or study. Texts are Markdown, their links relative to the results folder.
 
     An experiment has `comparisons`, and a figure figures/<name> and tables tables/<name>; a study
-    has a `body` that shows its own. `prose` stands before either. Of a study `records` is the
-    folder, and `computed` says where and by what it was computed, the entries of its meta.json.
+    has a `body` that shows its own. `shows` is what the figure is of, `prose` stands before either
+    and `caption` below the figure. `paper` is what it reproduces, "" if the paper has no such
+    thing. Of a study `records` is a file, and `computed` says where and by what it was computed,
+    the entries of its meta.json.
     """
 
     name: str
@@ -73,28 +111,42 @@ class Section:
     body: str = ""
     records: str = ""
     computed: tuple[Mapping[str, Any], ...] = ()
-    in_paper: bool = True
+    paper: str = ""
+    shows: str = "epochs"
+    caption: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of all its comparisons, as its figure draws them."""
+        return tuple(dict.fromkeys(s for one in self.comparisons for s in one.solvers))
 
 
 @dataclass(frozen=True)
 class Document:
-    """The report: an opening, the claims with a note on how they are decided, and the sections.
+    """The report: what is replicated, what was found, the claims, the sections, how it was made.
 
-    `waiting` says, a line each, what has not been run.
+    `lead` is a sentence and `findings` are some, all Markdown. `small` is the name of the figure
+    beside them, and of the section that it belongs to; "" for none. `waiting` says, a line each,
+    what has not been run; `made` what the report rests on and `note` how claims are decided.
     """
 
-    opening: str
-    note: str
+    lead: str
+    findings: tuple[str, ...]
     claims: tuple[JudgedClaim, ...]
     sections: tuple[Section, ...]
     waiting: tuple[str, ...]
+    made: str
+    note: str
+    small: str = ""
 
     @property
-    def of_the_paper(self) -> tuple[Section, ...]:
-        """The sections that reproduce something of the paper."""
-        return tuple(section for section in self.sections if section.in_paper)
+    def practice(self) -> tuple[Section, ...]:
+        """The trainings, that of the small figure first, then the paper's own."""
+        found = [section for section in self.sections if section.comparisons]
+        return tuple(sorted(found, key=lambda s: (s.name != self.small, not s.paper)))
 
     @property
-    def beyond(self) -> tuple[Section, ...]:
-        """The sections that the paper has nothing of."""
-        return tuple(section for section in self.sections if not section.in_paper)
+    def theory(self) -> tuple[Section, ...]:
+        """The studies, the paper's own first."""
+        found = [section for section in self.sections if not section.comparisons]
+        return tuple(sorted(found, key=lambda section: not section.paper))

@@ -18,10 +18,19 @@ from markdown_it.token import Token
 
 from bpgrad.errors import RecordError
 from bpgrad.reporting.display.grid import Cell, Grid, Row, grid
-from bpgrad.reporting.display.style import line_styles, task_title
+from bpgrad.reporting.display.style import styles_of, task_title
+from bpgrad.reporting.display.symbols import with_subscripts
 from bpgrad.reporting.display.tables import notes
-from bpgrad.reporting.inference.verdicts import Outcome
-from bpgrad.reporting.page.document import COLORS, GREY, SIGNS, Document, JudgedClaim, Section
+from bpgrad.reporting.inference.verdicts import Outcome, Verdict
+from bpgrad.reporting.page.document import (
+    COLORS,
+    GREY,
+    SIGNS,
+    Document,
+    JudgedClaim,
+    Section,
+    how_far,
+)
 from bpgrad.reporting.runs import Comparison, Run
 
 TITLE = "BPGrad: results of the replication"
@@ -30,6 +39,12 @@ POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"
 )
+LONGEST = 10  # rows of a table that is not folded
+RULES = {
+    "first": "first rules, on the seeds seen before the second",
+    "second": "second rules, on unseen seeds",
+    "second, reduced": "second rules, at the reduced scale",
+}
 LARGEST_SVG = 1_500_000  # bytes; a larger one is shown as PNG
 PLAIN = " !$'()*+,-./:;=?@[]^_`{|}~"  # what SVG has of characters that need no escape in the URI
 
@@ -52,13 +67,17 @@ class _Page:
         self._results = results
         self._widgets = widgets
         self._ids = count(1)
+        self._regions: Counter[str] = Counter()
 
         def image(_: object, tokens: Sequence[Token], k: int, *__: object) -> str:
             return self._picture(unquote(str(tokens[k].attrs["src"])), tokens[k].content)
 
+        def table_open(_: object, tokens: Sequence[Token], k: int, *__: object) -> str:
+            return self._table_open(tokens, k)
+
         self._markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
         self._markdown.add_render_rule("image", image)
-        self._markdown.add_render_rule("table_open", _rule_table_open)
+        self._markdown.add_render_rule("table_open", table_open)
         self._markdown.add_render_rule("table_close", _rule_table_close)
 
     def lines(self, document: Document) -> Iterator[str]:
@@ -75,44 +94,82 @@ class _Page:
         yield '<a class="skip" href="#report">Skip the contents</a>\n<div class="frame">'
         yield _contents(document)
         yield f'<main id="report">\n<header><h1>{TITLE}</h1>'
-        yield self._text(document.opening)
-        yield f"{_tally(document.claims)}\n</header>"
-        yield from self._claims(document)
-        for section in document.of_the_paper:
-            yield from self._section(section, "h2")
-        if document.beyond:
-            yield '<section id="beyond"><h2>Beyond the paper</h2></section>'
-        for section in document.beyond:
-            yield from self._section(section, "h3")
+        yield f'<div class="lead">{self._text(document.lead)}</div>'
+        yield from self._found(document)
+        yield "</header>"
+        yield from self._claims(document.claims)
+        for name, title, sections in groups(document):
+            yield f'<section id="{name}"><h2>{title}</h2></section>'
+            for section in sections:
+                yield from self._section(section)
         if document.waiting:
             yield '<section id="waiting"><h2>Not run yet</h2>'
             yield self._text("\n".join(f"- {words}" for words in document.waiting))
             yield "</section>"
+        yield '<section id="made"><h2>How this was made</h2>'
+        yield self._text(document.made)
+        yield self._text(document.note)
         yield (
-            "<footer><p>Built from the run records by <code>make report</code>. Numbers lead to "
-            "the records of their runs.</p></footer>"
+            "<p>Built from the run records by <code>make report</code>; a number leads to the "
+            "records of its runs.</p></section>"
         )
         yield "</main>\n</div>"
         yield f"<script>\n{here.joinpath('page.js').read_text()}</script>\n</body>\n</html>"
 
     def _text(self, markdown: str) -> str:
-        return str(self._markdown.render(markdown)).rstrip()
+        return str(self._markdown.render(with_subscripts(markdown))).rstrip()
 
-    def _claims(self, document: Document) -> Iterator[str]:
-        yield '<section id="claims"><h2>The paper’s claims</h2>'
-        yield self._text(document.note)
-        yield '<table class="claims words sortable"><thead><tr>'
-        yield "<th>claim</th><th>verdict</th><th>what decides it</th></tr></thead><tbody>"
-        for claim in document.claims:
-            yield f'<tr id="{claim.id}"><td data-value="{claim.id}">'
-            yield f'<span class="id">{claim.id}</span> {escape(claim.text)}</td>'
-            yield f"<td>{_verdict(claim)}</td>"
-            yield f"<td>{escape(claim.verdict.sentence)}{_details(claim)}</td></tr>"
-        yield "</tbody></table></section>"
+    def _found(self, document: Document) -> Iterator[str]:
+        """What was found, beside the small figure."""
+        yield '<div class="found">'
+        yield self._text("\n".join(f"- {words}" for words in document.findings))
+        if document.small:
+            title = next(s.title for s in document.sections if s.name == document.small)
+            data = self._data(f"figures/{document.small}_small.png")
+            yield (
+                f'<a class="picture small" href="#{document.small}">'
+                f'<img src="{data}" alt="{escape(title)}; leads to the larger figure"></a>'
+            )
+        yield "</div>"
 
-    def _section(self, section: Section, heading: str) -> Iterator[str]:
-        title = f"<{heading}>{escape(section.title)}</{heading}>"
-        yield f'<section id="{escape(section.name)}">{title}'
+    def _claims(self, claims: Sequence[JudgedClaim]) -> Iterator[str]:
+        """A list to filter: a sentence and a verdict each, which open what decides it."""
+        yield '<section id="claims"><h2>The claims, and what holds</h2>'
+        yield _filter(claims)
+        yield '<ul class="claims">'
+        for claim in claims:
+            held = f'<span class="held">{escape(claim.held)}</span>' if claim.held else ""
+            says = with_subscripts(escape(claim.sentence))
+            yield f'<li id="{claim.id}" data-outcome="{claim.shown.outcome}"><details><summary>'
+            yield f'{_verdict(claim.shown)}<span class="says">{says} {_tag(claim.id)}</span>{held}'
+            yield "</summary>"
+            for rules, verdict in claim.verdicts.items():
+                yield from self._details(rules, claim.rules[rules], verdict)
+            yield "</details></li>"
+        yield '</ul><p class="none" hidden>No claim is like that.</p></section>'
+
+    def _details(self, rules: str, rule: str, verdict: Verdict) -> Iterator[str]:
+        """What decides a claim by some rules, and the numbers."""
+        how = f", {escape(words)}" if (words := how_far(verdict)) else ""
+        yield f"<p><b>By the {RULES[rules]}:</b> {verdict.outcome}{how}. "
+        yield with_subscripts(escape(verdict.sentence))
+        if verdict.grade is not None and verdict.grade.worst:
+            yield f" Largest miss: {with_subscripts(escape(verdict.grade.worst))}."
+        if rule:
+            yield f'<br><span class="rule">Holds if: {with_subscripts(escape(rule))}</span>'
+        yield "</p>"
+        if verdict.numbers:
+            yield f'{self._scroll("Numbers")}<table class="numbers words"><thead><tr>'
+            yield "<th>number</th><th>value</th><th>n</th></tr></thead><tbody>"
+            for number in verdict.numbers:
+                value = f"{number.value:.4g}".replace("-", "−")
+                yield f"<tr><td>{with_subscripts(escape(number.name))}</td>"
+                yield f'<td data-value="{number.value:.6g}">{value}</td><td>{number.n}</td></tr>'
+            yield "</tbody></table></div>"
+
+    def _section(self, section: Section) -> Iterator[str]:
+        tag = f" {_tag(section.paper)}" if section.paper else ""
+        yield f'<section id="{escape(section.name)}"><h3>{escape(section.title)}{tag}</h3>'
         yield self._text(section.prose)
         if section.body:
             yield self._text(section.body)
@@ -120,31 +177,42 @@ class _Page:
             yield widget
         if section.comparisons:
             picture = self._picture(f"figures/{section.name}.png", section.title)
-            yield f"<figure>{picture}<figcaption>{_links(section.name)}</figcaption></figure>"
+            words = f"{escape(section.caption)} {_links(section.name)}"
+            yield f"<figure>{picture}<figcaption>{words}</figcaption></figure>"
+            styles = styles_of(section.shows, section.labels)
+            one_color = len({style.color for style in styles.values()}) == 1 < len(styles)
             for comparison in section.comparisons:
-                yield from self._results_of(section, comparison)
+                colors = {} if one_color else {s: styles[s].color for s in comparison.solvers}
+                yield from self._results_of(section, comparison, colors)
         yield from self._provenance(section)
         yield "</section>"
 
-    def _results_of(self, section: Section, comparison: Comparison) -> Iterator[str]:
+    def _results_of(
+        self, section: Section, comparison: Comparison, colors: Mapping[str, str]
+    ) -> Iterator[str]:
+        """The table of a task; a long one is folded."""
         table = grid(comparison, section.printed)
+        task = task_title(comparison.task)
+        folded = len(table.rows) > LONGEST
+        if folded:
+            yield f"<details><summary>{task}: all {len(table.rows)} rows</summary>"
         if table.rows:
-            colors = line_styles(comparison.solvers)
-            task = task_title(comparison.task)
-            yield _scroll(f"{task}: results by solver")
+            yield self._scroll(f"{task}: results by solver")
             yield f'<table class="results sortable"><caption>{task}</caption>'
             heads = "".join(f"<th>{escape(h)}</th>" for h in ("solver", "seeds", *table.columns))
             yield f"<thead><tr>{heads}</tr></thead><tbody>"
             for row in table.rows:
-                yield self._row(table, row, colors[row.solver].color)
+                yield self._row(table, row, colors.get(row.solver, ""))
             yield "</tbody></table></div>"
         else:
-            yield f"<h3>{task_title(comparison.task)}</h3>"
+            yield f"<h4>{task}</h4>"
         items = "".join(f"<li>{escape(note)}</li>" for note in notes(comparison, table))
         yield f'<ul class="notes">{items}</ul>'
+        if folded:
+            yield "</details>"
 
     def _row(self, table: Grid, row: Row, color: str) -> str:
-        swatch = f'<span class="swatch" style="background:{color}"></span>'
+        swatch = f'<span class="swatch" style="background:{color}"></span>' if color else ""
         seeds = Cell(str(len(row.runs)), len(row.runs), ("",) * len(row.runs))
         titles = ("seeds", *table.columns)
         cells = "".join(
@@ -186,8 +254,8 @@ class _Page:
         commits = len({start.get("git_sha") for *_, start in rows})
         what = f"{len(runs)} runs" if runs else "computed"
         code = "one commit" if commits == 1 else f"{commits} commits"
-        yield f"<details><summary>Provenance: {what}, code at {code}</summary>"
-        yield f'{_scroll("Provenance")}<table class="words sortable"><thead><tr>'
+        yield f"<details><summary>Where this comes from: {what}, code at {code}</summary>"
+        yield f'{self._scroll("Where this comes from")}<table class="words sortable"><thead><tr>'
         heads = ("run", "commit", "time (UTC)", "device", "machine", "versions")
         yield "".join(f"<th>{head}</th>" for head in heads) + "</tr></thead><tbody>"
         for name, link, start in rows:
@@ -195,9 +263,22 @@ class _Page:
             yield f'<tr><td><a href="{link}">{escape(name)}</a></td>{cells}</tr>'
         yield "</tbody></table></div></details>"
 
+    def _table_open(self, tokens: Sequence[Token], k: int) -> str:
+        rows = _rows(tokens, k)
+        fold = f"<details><summary>The table, {rows} rows</summary>" if rows > LONGEST else ""
+        return f'{fold}{self._scroll("Table")}<table class="sortable">'
+
+    def _scroll(self, name: str) -> str:
+        """Opens a part that a narrow screen scrolls, also by keyboard; no two have one name."""
+        self._regions[name] += 1
+        number = f" ({self._regions[name]})" if self._regions[name] > 1 else ""
+        return (
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}{number}">'
+        )
+
     def _link(self, run: Run) -> str:
-        path = Path(os.path.relpath(run.directory, self._results)).as_posix()
-        return escape(quote(path)) + "/"
+        path = os.path.relpath(run.directory / "metrics.csv", self._results)
+        return escape(quote(Path(path).as_posix()))
 
     def _picture(self, path: str, title: str) -> str:
         return (
@@ -220,70 +301,72 @@ class _Page:
         return f"data:image/png;base64,{data}"
 
 
-def _rule_table_open(*_: object) -> str:
-    return f'{_scroll("Table")}<table class="sortable">'
+def _rows(tokens: Sequence[Token], k: int) -> int:
+    """The rows below the head of the Markdown table that begins, or ends, with a token."""
+    step = 1 if tokens[k].type == "table_open" else -1
+    last = "table_close" if step == 1 else "table_open"
+    rows = -1  # the head's
+    while tokens[k].type != last:
+        rows += tokens[k].type == "tr_open"
+        k += step
+    return rows
 
 
-def _rule_table_close(*_: object) -> str:
-    return "</table></div>"
+def _rule_table_close(_: object, tokens: Sequence[Token], k: int, *__: object) -> str:
+    return "</table></div>" + ("</details>" if _rows(tokens, k) > LONGEST else "")
 
 
-def _scroll(name: str) -> str:
-    """Opens a part that a narrow screen scrolls, also by keyboard."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}">'
+def groups(document: Document) -> Iterator[tuple[str, str, tuple[Section, ...]]]:
+    """The sections by what they are about, each with a name and a title; none that is empty."""
+    if document.practice:
+        yield "practice", "In practice: training with BPGrad", document.practice
+    if document.theory:
+        yield "theory", "In theory: the search behind it", document.theory
 
 
 def _contents(document: Document) -> str:
-    links = [("claims", "The paper’s claims", "")]
-    for section in (*document.of_the_paper, *document.beyond):
-        short, colon, long = section.title.partition(": ")
-        links.append((section.name, short, colon + long))
+    links = [("claims", "Claims", "")]
+    for name, title, sections in groups(document):
+        links.append((name, title.partition(":")[0], "group"))
+        links += [(section.name, section.title, "") for section in sections]
     if document.waiting:
-        links.append(("waiting", "Not run yet", ""))
+        links.append(("waiting", "Not run yet", "group"))
+    links.append(("made", "How this was made", "group"))
     items = "".join(
-        f'<li><a href="#{escape(name)}">{escape(short)}'
-        f'<span class="long">{escape(long)}</span></a></li>'
-        for name, short, long in links
+        f'<li{f" class={kind}" if kind else ""}><a href="#{escape(name)}">{escape(title)}</a></li>'
+        for name, title, kind in links
     )
     return f'<nav aria-label="Contents"><ol>{items}</ol></nav>'
 
 
-def _tally(claims: Sequence[JudgedClaim]) -> str:
-    counts = Counter(claim.verdict.outcome for claim in claims)
-    items = "".join(
-        f'<li class="{COLORS.get(outcome, GREY)}"><b>{counts[outcome]}</b>'
-        f"{SIGNS[outcome]} {outcome}</li>"
+def _filter(claims: Sequence[JudgedClaim]) -> str:
+    """Buttons and a field that choose among the claims; the script shows them."""
+    counts = Counter(claim.shown.outcome for claim in claims)
+    items = [
+        f'<button type="button" data-outcome="" aria-pressed="true">all {len(claims)}</button>'
+    ]
+    items += [
+        f'<button type="button" class="{COLORS.get(outcome, GREY)}" data-outcome="{outcome}" '
+        f'aria-pressed="false">{SIGNS[outcome]} {counts[outcome]} {outcome}</button>'
         for outcome in Outcome
-    )
-    return f'<ul class="tally">{items}</ul>'
-
-
-def _verdict(claim: JudgedClaim) -> str:
-    outcome = claim.verdict.outcome
-    kind = " undecided" if outcome == Outcome.UNDECIDED else ""
-    rest = escape(claim.outcome.removeprefix(outcome).strip())
-    chip = f'<span class="verdict {claim.color}{kind}">{SIGNS[outcome]} {outcome}</span>'
-    if outcome == Outcome.UNDECIDED:
-        rest += f"<br>{claim.verdict.leaning} comparisons its way"
-    return f'{chip} <span class="paper">{rest}</span>' if rest else chip
-
-
-def _details(claim: JudgedClaim) -> str:
-    """How a claim is decided, and its numbers; closed until one asks."""
-    verdict = claim.verdict
-    rule = f"<p>{escape(claim.rule)}.</p>"
-    if not verdict.numbers:
-        return f"<details><summary>How it is decided</summary>{rule}</details>"
-    rows = "".join(
-        f'<tr><td>{escape(n.name)}</td><td data-value="{n.value:.6g}">{n.value:.4g}</td>'
-        f"<td>{n.n}</td></tr>"
-        for n in verdict.numbers
-    )
+        if counts[outcome]
+    ]
+    field = '<input type="search" placeholder="search" aria-label="Search the claims">'
+    buttons = "".join(items)
     return (
-        f"<details><summary>How it is decided, and the numbers</summary>{rule}"
-        f'{_scroll("Numbers")}<table class="numbers sortable"><thead><tr><th>number</th>'
-        f"<th>value</th><th>n</th></tr></thead><tbody>{rows}</tbody></table></div></details>"
+        f'<div class="filter" role="group" aria-label="Show claims" hidden>{buttons}{field}</div>'
     )
+
+
+def _tag(text: str) -> str:
+    return f'<span class="tag">{escape(text)}</span>'
+
+
+def _verdict(verdict: Verdict) -> str:
+    outcome = verdict.outcome
+    color = COLORS.get(outcome, GREY)
+    kind = " undecided" if outcome == Outcome.UNDECIDED else ""
+    return f'<span class="verdict {color}{kind}">{SIGNS[outcome]} {outcome}</span>'
 
 
 def _links(name: str) -> str:

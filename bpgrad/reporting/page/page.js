@@ -44,3 +44,35 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+
+// Claims: a button chooses an outcome, the field those that hold a text; an address opens its claim.
+const claims = [...document.querySelectorAll(".claims > li")];
+for (const group of document.querySelectorAll(".filter")) {
+  const buttons = [...group.querySelectorAll("button")];
+  const field = group.querySelector("input");
+  const none = document.querySelector(".none");
+  const choose = () => {
+    const outcome = buttons.find((one) => one.ariaPressed === "true").dataset.outcome;
+    const words = field.value.trim().toLowerCase();
+    for (const claim of claims) {
+      const fits = !outcome || claim.dataset.outcome === outcome;
+      claim.hidden = !(fits && claim.textContent.toLowerCase().includes(words));
+    }
+    none.hidden = claims.some((claim) => !claim.hidden);
+  };
+  for (const button of buttons) {
+    button.addEventListener("click", () => {
+      for (const other of buttons) other.ariaPressed = String(other === button);
+      choose();
+    });
+  }
+  field.addEventListener("input", choose);
+  group.hidden = false;
+}
+
+function openTarget() {
+  const target = document.getElementById(location.hash.slice(1));
+  if (target?.closest(".claims")) target.querySelector("details").open = true;
+}
+addEventListener("hashchange", openTarget);
+openTarget();

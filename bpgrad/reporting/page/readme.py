@@ -1,58 +1,79 @@
 """The report in Markdown, as a repository shows it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
+from bpgrad.reporting.display.symbols import with_subscripts
 from bpgrad.reporting.display.tables import as_markdown, as_text
-from bpgrad.reporting.page.document import SIGNS, Document, JudgedClaim, Section
+from bpgrad.reporting.page.document import SIGNS, Document, JudgedClaim, Section, how_far
+from bpgrad.reporting.page.html import LONGEST, RULES, groups
 
-HEAD = """\
-# Results
-
+HEAD = "# BPGrad: results of the replication"
+TAIL = """\
 Rebuilt from the run records in `runs/` and `studies/` by `make report`; nothing here is written by
-hand. [index.html](index.html) is the same report as one page to open in a browser, with sortable
-tables in which every number leads to its run.
-"""
+hand. [index.html](index.html) is the same report as one page to open in a browser, with claims to
+search and sortable tables in which every number leads to its run."""
+TABLE = re.compile(rf"(?:^\|.*\n){{{LONGEST + 3},}}", re.MULTILINE)  # with head and rule
 
 
 def render(document: Document) -> str:
     """The whole report."""
-    parts = [HEAD, f"{document.opening}\n", _claims(document.note, document.claims)]
-    parts += [_section(section, "##") for section in document.of_the_paper]
-    if document.beyond:
-        beyond = (_section(section, "###") for section in document.beyond)
-        parts += ["## Beyond the paper\n", *beyond]
+    parts = [HEAD, document.lead, "\n".join(f"- {words}" for words in document.findings)]
+    if document.small:
+        title = next(s.title for s in document.sections if s.name == document.small)
+        parts.append(f"![{title}](figures/{document.small}_small.png)")
+    parts += ["## The claims, and what holds", _claims(document.claims)]
+    for _, title, sections in groups(document):
+        parts += [f"## {title}", *(_section(section) for section in sections)]
     if document.waiting:
-        parts.append(
-            "\n".join(["## Not run yet", "", *(f"- {w}" for w in document.waiting)]) + "\n"
-        )
-    return "\n".join(parts)
+        parts += ["## Not run yet", "\n".join(f"- {words}" for words in document.waiting)]
+    parts += ["## How this was made", document.made, document.note, TAIL]
+    return with_subscripts("\n\n".join(parts)) + "\n"
 
 
-def _claims(note: str, claims: Sequence[JudgedClaim]) -> str:
-    """A table of the paper's claims with their verdicts."""
-    lines = ["## The paper's claims", "", note, ""]
-    lines += ["| claim | verdict | what decides it |", "| --- | --- | --- |"]
-    for claim in claims:
-        sign = SIGNS[claim.verdict.outcome]
-        words = (f"**{claim.id}** {claim.text}", f"{sign} {claim.outcome}", claim.verdict.sentence)
-        lines.append("| " + " | ".join(as_text(word) for word in words) + " |")
-    return "\n".join(lines) + "\n"
+def _claims(claims: Sequence[JudgedClaim]) -> str:
+    """A table of the claims with their verdicts, and, folded, what decides them."""
+    rows = (
+        (f"{claim.sentence} `{claim.id}`", _outcome(claim), claim.held or "–") for claim in claims
+    )
+    reasons = (
+        f"- `{claim.id}` by the {RULES[rules]}: {verdict.outcome}"
+        + (f" ({words})" if (words := how_far(verdict)) else "")
+        + f". {verdict.sentence}"
+        for claim in claims
+        for rules, verdict in claim.verdicts.items()
+    )
+    return "\n".join(
+        [
+            "| claim | verdict | how far |",
+            "| --- | --- | --- |",
+            *("| " + " | ".join(as_text(cell) for cell in row) + " |" for row in rows),
+            "",
+            *_folded("What decides each of them", "\n".join(reasons)),
+        ]
+    )
 
 
-def _section(section: Section, mark: str) -> str:
+def _outcome(claim: JudgedClaim) -> str:
+    return f"{SIGNS[claim.shown.outcome]} {claim.shown.outcome}"
+
+
+def _section(section: Section) -> str:
     """Heading, prose, and picture and tables of an experiment or the body of a study."""
-    return "\n\n".join([f"{mark} {as_text(section.title)}", *_body(section, mark)]) + "\n"
+    tag = f" ({section.paper})" if section.paper else ""
+    text = "\n\n".join([f"### {as_text(section.title)}{tag}", *_body(section)])
+    return TABLE.sub(_fold_table, f"{text}\n").strip()
 
 
-def _body(section: Section, mark: str) -> Iterator[str]:
+def _body(section: Section) -> Iterator[str]:
     yield section.prose
     if section.body:
         yield section.body.strip()
     if section.comparisons:
         name = quote(section.name)
         yield f"![{as_text(section.title)}](figures/{name}.png)"
-        yield " · ".join(
+        links = " · ".join(
             f"[{kind}]({folder}/{name}.{suffix})"
             for kind, folder, suffix in (
                 ("SVG", "figures", "svg"),
@@ -60,5 +81,15 @@ def _body(section: Section, mark: str) -> Iterator[str]:
                 ("LaTeX", "tables", "tex"),
             )
         )
+        yield f"{section.caption} {links}".strip()
         table = as_markdown(section.title, section.comparisons, section.printed)
-        yield table.partition("\n")[2].strip().replace("## ", f"{mark}# ")
+        yield table.partition("\n")[2].strip().replace("## ", "#### ")
+
+
+def _fold_table(found: re.Match[str]) -> str:
+    rows = found[0].count("\n") - 2
+    return "\n".join(_folded(f"The table, {rows} rows", found[0]))
+
+
+def _folded(summary: str, text: str) -> tuple[str, ...]:
+    return f"<details><summary>{summary}</summary>", "", text, "", "</details>"

@@ -1,9 +1,12 @@
 """make report: what it writes, from which records, and that it writes the same again."""
 
+import csv
+import hashlib
 import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from experiments.__main__ import SUITE, main
 from experiments.claims import CLAIMS
@@ -50,7 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_the_report_holds_what_has_run_and_names_what_has_not(built: Path) -> None:
     text = (built / "README.md").read_text()
-    assert "## Figure 6: BPGrad's training objective" in text
+    assert "### BPGrad with other values of L, over four epochs (Figure 6)" in text
     assert "| L = 10 |     1 |" in text
     assert "Missing: L = 15, seed 0: 2 of 4 epochs done." in text
     assert "Missing: 43 of 45 planned runs have not been run." in text
@@ -82,20 +85,18 @@ def test_the_prose_is_computed_from_the_records(built: Path) -> None:
     text = (built / "README.md").read_text()
     assert "rests on 1 finished training run of " in text
     assert "MNIST: 1 run of 4 epochs with 1 seed" in text
-    assert (
-        "Of the paper's 21 claims: 0 reproduced, 0 not reproduced, 0 undecided, 21 not run" in text
-    )
-    section = text.partition("## Figure 6")[2].partition("\n## ")[0]
-    assert "The paper claims: the objective is robust in L" in section
-    assert "Not run: C9." in section
-    assert "On MNIST L = 10 ends with a training objective of 0.2500" in section
+    assert "Of the paper's 21 claims 0 are reproduced, 0 strictly are not, 0 are undecided" in text
+    section = text.partition("over four epochs (Figure 6)")[2].partition("\n## ")[0]
+    assert "- The objective is robust in L: its curves are clustered (Figure 6). `C9`" in section
+    assert "– **not run**." in section
+    assert "on MNIST, the training objective of L = 10 is 0.2500" in section
     assert "`make figure6` runs what is missing" in section
 
 
 def test_the_page_shows_the_same_and_its_links_lead_somewhere(built: Path) -> None:
     html = (built / "index.html").read_text()
     for claim in CLAIMS:
-        assert f'<tr id="{claim.id}">' in html
+        assert f'<li id="{claim.id}"' in html
     targets = set(re.findall(r'href="(?!#|data:)([^"]+)"', html))
     assert any(target.startswith("runs/mnist/bpgrad/seed0-") for target in targets)
     assert {target for target in targets if not (built / target).exists()} == set()
@@ -112,7 +113,7 @@ def test_every_claim_names_an_experiment_that_it_is_about_or_is_a_composite() ->
 def test_status_counts_what_has_finished(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["status"])
     lines = capsys.readouterr().out.splitlines()
-    assert "figure6              1 of 90 runs finished  BPGrad's training objective" in "\n".join(
+    assert "figure6              1 of 90 runs finished  BPGrad with other values" in "\n".join(
         lines
     )
     assert "                   mnist  L = 15  seed 0: 2 of 4 epochs done" in lines
@@ -128,9 +129,36 @@ def test_every_claim_has_its_verdict_on_the_page_and_on_the_screen(
     main(["verdict"])
     screen = capsys.readouterr().out
     for claim in CLAIMS:
-        assert f"| **{claim.id}** {claim.text} |" in page
+        assert f" `{claim.id}` | " in page
         assert f"\n{claim.id} " in f"\n{screen}"
+    assert "not run. Not run: needs figure6 on mnist: L = 15 (2 of 4 epochs done), L = 20," in page
+
+
+def test_the_readme_says_what_the_committed_records_say() -> None:
+    """Between its marks stands the first finding, word for word."""
+    from experiments import findings
+
+    root = SUITE.folder.parent
+    declared = declaration.load(SUITE.folder / "figure7.yaml")
+    assert isinstance(declared, declaration.Experiment)
+    plan = runner.prepare(declared, overrides=[f"results_root={root}/results/runs"])
+    comparisons = {("figure7", one.task): one for one in runner.gather(plan)}
+    said = (root / "README.md").read_text(encoding="utf-8").partition("<!-- found -->")[2]
     assert (
-        "| – not run | Not run: needs figure6 on mnist: L = 15 (2 of 4 epochs done), L = 20,"
-        in page
+        " ".join(said.partition("<!-- /found -->")[0].split())
+        == (findings.findings(comparisons, [])[0])
     )
+
+
+def test_the_picture_of_the_quickstart_is_of_the_settings_of_today() -> None:
+    """Its data name the runs, which a changed setting renames, and it holds their checksum."""
+    docs = SUITE.folder.parent / "docs"
+    text = (docs / "quickstart.csv").read_text(encoding="utf-8")
+    with Image.open(docs / "quickstart.png") as picture:
+        digest = picture.info["Description"]
+    assert digest == hashlib.sha256(text.encode()).hexdigest()
+    declared = declaration.load(SUITE.folder / "quickstart.yaml")
+    assert isinstance(declared, declaration.Experiment)
+    plan = runner.prepare(declared)
+    drawn = {row["run"] for row in csv.DictReader(text.splitlines())}
+    assert drawn == {runner.record_of(cfg).name for _, cfg in plan.runs}, "make quickstart-picture"

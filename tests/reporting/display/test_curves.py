@@ -26,9 +26,9 @@ def test_a_row_of_two_panels_for_each_task(tmp_path: Path) -> None:
     figure = draw("A title", [mnist, digits])
     assert [panel.get_title(loc="left") for panel in figure.axes] == [
         "MNIST: training objective",
-        "MNIST: validation top-1 error (%)",
+        "MNIST: test top-1 error (%)",
         "Digits: training objective",
-        "Digits: validation top-1 error (%)",
+        "Digits: test top-1 error (%)",
     ]
     assert curve(figure.axes[0], "SGD").tolist() == pytest.approx([2, 1, 2 / 3])
     assert curve(figure.axes[1], "Adam").tolist() == pytest.approx([20, 10, 20 / 3])

@@ -54,7 +54,7 @@ def test_variants_stand_beside_the_first_and_twins_beside_theirs(
     assert bold == [[seeds == 3] * 2, [seeds == 3] * 2, [False] * 2]
     assert f"with fewer than 3 seeds nothing is bold (here {seeds})" in text
     steps = np.diff(0.01 * (-1.0) ** np.arange(10), 2)
-    assert f"{np.sqrt(np.mean(steps**2) / 6):.2f} (validation top-1 error (%))" in text
+    assert f"{np.sqrt(np.mean(steps**2) / 6):.2f} (test top-1 error (%))" in text
 
 
 def test_a_variant_whose_companion_has_not_run_has_no_change(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_a_row_for_each_finished_variant_with_every_seed(tmp_path: Path) -> None
     ]
     (reference,) = [line for line in left.get_lines() if line.get_marker() != "o"]
     assert np.asarray(reference.get_xdata())[0] == pytest.approx(7 / 6)
-    assert right.get_title(loc="left") == "MNIST: validation top-1 error (%)"
+    assert right.get_title(loc="left") == "MNIST: test top-1 error (%)"
 
 
 def test_a_curve_for_each_solver_over_its_setting(tmp_path: Path) -> None:
@@ -37,3 +37,13 @@ def test_a_curve_for_each_solver_over_its_setting(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.asarray(adam.get_xdata()), [0.1, 1.0, 10.0])
     np.testing.assert_allclose(np.asarray(adam.get_ydata()), [1.0, 2.0, 3.0])
     np.testing.assert_allclose(np.asarray(curves["BPGrad, L = 50"].get_ydata()), [4.0])
+    assert left.get_yscale() == "log"
+
+
+def test_a_sweep_over_l_is_drawn_over_its_inverse(tmp_path: Path) -> None:
+    """So that steps get longer to the right, as with a learning rate."""
+    runs = [make_run(tmp_path, f"BPGrad, L = {v}", level=float(v)) for v in (5, 50, 500)]
+    left, _ = draw_sweep("", [compare(*runs)]).axes
+    (line,) = left.get_lines()
+    np.testing.assert_allclose(np.asarray(line.get_xdata()), [10, 1, 0.1])
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), [5 / 3, 50 / 3, 500 / 3])

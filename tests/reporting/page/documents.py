@@ -35,7 +35,7 @@ Some **text** with a [link](tables/study.csv), `code`, <script>alert("x")</scrip
 
 def make_document(results: Path) -> Document:
     """The report, and the files of `results` that it shows."""
-    for name in ("figure7", "study"):
+    for name in ("figure7", "figure7_small", "study"):
         for suffix, content in ((".svg", SVG.encode()), (".png", PNG)):
             path = results / "figures" / f"{name}{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,15 +70,23 @@ def make_document(results: Path) -> Document:
     )
     computed = ({"git_sha": "a" * 40, "time": "2026-01-02T03:04:05+00:00"},)
     sections = (
-        Section("figure7", f"Figure 7: {ODD}", "Prose.", (several, one), printed),
+        Section("figure7", ODD, "Prose with x_i.", (several, one), printed, paper="Figure 7"),
         Section(
             "study",
             "A study",
             "",
             body=STUDY,
-            records="studies/study/",
+            records="studies/study/table.csv",
             computed=computed,
-            in_paper=False,
         ),
     )
-    return Document("The *opening*.", "The note.", claims, sections, ("Table 1: `make table1`",))
+    return Document(
+        "The *lead*.",
+        ("One finding.", "Another."),
+        claims,
+        sections,
+        ("Table 1: `make table1`",),
+        "How it was made.",
+        "The note.",
+        "figure7",
+    )

@@ -1,17 +1,23 @@
 """The HTML page as text: what it holds, where it leads, and that it needs nothing else."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from bpgrad.errors import RecordError
-from bpgrad.reporting.page.document import Document
-from bpgrad.reporting.page.html import render
+from bpgrad.reporting.display.style import styles_of
+from bpgrad.reporting.inference.verdicts import Property, decide_properties, not_run
+from bpgrad.reporting.page import readme
+from bpgrad.reporting.page.document import Document, JudgedClaim
+from bpgrad.reporting.page.html import LONGEST, render
 from tests.reporting.page.documents import make_document
+from tests.reporting.records import compare, make_run
 
-VOID = {"meta", "link", "img", "br", "rect"}
+VOID = {"meta", "link", "img", "br", "rect", "input"}
 
 
 class Tags(HTMLParser):
@@ -83,9 +89,9 @@ def test_every_number_leads_to_the_runs_behind_it(document: Document, tmp_path: 
     assert len(rows) == 3 + 1
     for row in rows:
         for cell in re.findall(r"<td.*?</td>", row, flags=re.DOTALL):
-            links = re.findall(r'href="(runs/[^"]+)/"', cell)
+            links = re.findall(r'href="(runs/[^"]+)"', cell)
             assert len(links) == (1 if "cifar10" in cell else 3)
-            assert all((tmp_path / link / "metrics.csv").is_file() for link in links)
+            assert all((tmp_path / unquote(link)).is_file() for link in links)
     # of three seeds each value stands beside the link to its run
     assert "seed 1</a>: 13.47" in rows[0]
     assert "13.47 ± 0.13" in rows[0]
@@ -98,15 +104,71 @@ def test_the_papers_value_and_the_difference_stand_below_ours(
     assert page.count('<span class="paper">paper 12.0, +1.47</span>') == 1
 
 
-def test_claims_have_colour_sign_and_numbers(document: Document, tmp_path: Path) -> None:
+def test_claims_are_a_list_with_colour_sign_and_numbers(document: Document, tmp_path: Path) -> None:
     page = render(document, tmp_path)
     verdicts = re.findall(r'<span class="verdict (.*?)">(.*?)</span>', page)
     assert verdicts == [
         *(("green", "✓ reproduced"), ("red", "✗ not reproduced")),
         *(("grey undecided", "? undecided"), ("grey", "– not run"), ("green", "✓ reproduced")),
     ]
-    assert '<li class="green"><b>2</b>✓ reproduced</li>' in page
+    assert 'data-outcome="reproduced" aria-pressed="false">✓ 2 reproduced</button>' in page
     assert '<td data-value="0.25">0.25</td><td>1</td>' in page
+    assert '<li id="C10" data-outcome="reproduced"><details><summary>' in page
+    assert '<span class="tag">C10</span>' in page
+    assert '<span class="held">1 of 1 checks point its way, n = 1</span>' in page
+
+
+def test_the_second_rules_stand_for_a_claim_once_they_have_runs() -> None:
+    first, second = decide_properties([Property("falls", 1.0, True)]), not_run("figure7")
+    claim = JudgedClaim("C1", "it falls", "rule", first, second_rule="rule", second=second)
+    assert claim.shown is first
+    decided = decide_properties([Property("falls", 0.0, False)])
+    assert replace(claim, second=decided).shown is decided
+    assert claim.sentence == "It falls."
+
+
+def test_the_order_is_what_was_found_claims_practice_theory_and_how_it_was_made(
+    document: Document, tmp_path: Path
+) -> None:
+    page = render(document, tmp_path)
+    text = readme.render(document)
+    marks = ["One finding.", "and what holds", "In practice", "In theory", "Not run yet"]
+    for shown in (page.partition("<main")[2], text):
+        places = [shown.index(words) for words in [*marks, "How this was made", "How it was made."]]
+        assert places == sorted(places)
+    assert 'href="#figure7"><img src="data:' in page
+    assert "![Odd &lt;script>" in text
+    assert "Prose with xᵢ." in page
+    assert "Prose with xᵢ." in text
+
+
+def test_long_tables_are_folded(document: Document, tmp_path: Path) -> None:
+    rows = "".join(f"| {k} | {k} |\n" for k in range(LONGEST + 1))
+    body = f"| a | b |\n| - | - |\n{rows}"
+    section = replace(document.sections[1], body=body)
+    long = replace(document, sections=(document.sections[0], section))
+    fold = f"<details><summary>The table, {LONGEST + 1} rows</summary>"
+    assert f"{fold}<div class=" in render(long, tmp_path)
+    assert f"{fold}\n\n| a |" in readme.render(long)
+    assert fold not in render(document, tmp_path)
+    assert read(render(long, tmp_path)).open == []
+
+
+def test_swatches_have_the_colours_of_the_figure(document: Document, tmp_path: Path) -> None:
+    """Of all tasks together, as the figure draws them; none where all are of one colour."""
+    labels = ("A, lr = 1", "A, lr = 2", "B, L = 1")
+    sweep = tuple(
+        compare(make_run(tmp_path / task, label, task=task), task=task)
+        for label, task in zip(labels, ("mnist", "cifar10", "digits"), strict=True)
+    )
+    for shows, count in (("sweep", 2), ("epochs", 3), ("variants", 0)):
+        section = replace(document.sections[0], comparisons=sweep, shows=shows, printed={})
+        page = render(replace(document, sections=(section,)), tmp_path)
+        swatches = re.findall(r'class="swatch" style="background:(.*?)"', page)
+        assert len(set(swatches)) == count
+        if swatches:
+            expected = styles_of(shows, labels)
+            assert swatches == [expected[label].color for label in labels]
 
 
 def test_the_text_of_a_study_is_converted(document: Document, tmp_path: Path) -> None:
@@ -116,9 +178,9 @@ def test_the_text_of_a_study_is_converted(document: Document, tmp_path: Path) ->
     assert "<strong>text</strong>" in section
     assert '<table class="sortable">' in section
     assert '<img src="data:image/svg+xml,%3Csvg xmlns=' in section
-    assert 'href="studies/study/"' in section
+    assert 'href="studies/study/table.csv"' in section
     assert "aaaaaaaaaaaa" in section
-    assert page.index('id="beyond"') < page.index('id="study"')
+    assert page.index('id="theory"') < page.index('id="study"')
 
 
 def test_a_widget_stands_in_its_section(document: Document, tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""What was found, in three sentences: computed from the records and the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from bpgrad.reporting.display.grid import text_of
+from bpgrad.reporting.display.style import task_title
+from bpgrad.reporting.inference.verdicts import Outcome
+from bpgrad.reporting.page.document import JudgedClaim
+from bpgrad.reporting.runs import Comparison
+from experiments.claims.second.common import SLIGHTLY
+from experiments.claims.second.sensitivity import width
+
+LEAD = """\
+BPGrad ([Zhang, Wu and Wang, CVPR 2018](https://arxiv.org/abs/1711.06959)) trains networks with
+steps as long as the current loss over a constant *L*, which is to lead to the global minimum; here
+the paper's claims are tried again."""
+OURS = "BPGrad, μ = 0.9"
+# What the paper compares with; the others of Figure 7 are variants, or added here.
+RIVALS = ("Adagrad", "Adadelta", "RMSProp", "Adam", "Eve")
+
+Comparisons = Mapping[tuple[str, str], Comparison]  # by experiment and task
+
+
+def findings(comparisons: Comparisons, claims: Sequence[JudgedClaim]) -> list[str]:
+    """What the trainings end with, how much the setting matters, and how the claims fare."""
+    return [*_endings(comparisons), *_setting(comparisons), _tally(claims)]
+
+
+def _endings(comparisons: Comparisons) -> Iterator[str]:
+    """The test error beside that of the best other solver of the paper, over the same seeds."""
+    words = []
+    for task in ("mnist", "cifar10"):
+        comparison = comparisons.get(("figure7", task))
+        if comparison is None:
+            continue
+        errors = {s: _last(comparison, s) for s in comparison.solvers if s in (OURS, *RIVALS)}
+        seeds = set.intersection(*(set(column) for column in errors.values())) if errors else set()
+        rivals = {s: _mean(errors[s], seeds) for s in errors if s != OURS}
+        if not seeds or OURS not in errors or not rivals:
+            continue
+        metric = list(comparison.metrics.values())[1]
+        best = min(rivals, key=lambda solver: rivals[solver])
+        words.append(
+            f"{text_of(_mean(errors[OURS], seeds), metric)} % on {task_title(task)} (best of "
+            f"the paper's {len(rivals)} others, {best}: {text_of(rivals[best], metric)} %; "
+            f"{_seeds(len(seeds))})"
+        )
+    if words:
+        yield f"BPGrad ends with a test error of {' and '.join(words)}."
+
+
+def _setting(comparisons: Comparisons) -> Iterator[str]:
+    """Over how many decades of its one setting a solver stays near its own best error."""
+    comparison = comparisons.get(("sensitivity", "cifar10"))
+    if comparison is None:
+        return
+    labels: dict[str, dict[float, str]] = {}
+    for label in comparison.solvers:
+        by_setting = labels.setdefault(label.partition(", ")[0], {})
+        by_setting[float(label.rpartition(" = ")[2])] = label
+    columns = {label: _last(comparison, label) for label in comparison.solvers}
+    seeds = set.intersection(*(set(columns[label]) for label in labels.get("BPGrad", {}).values()))
+    decades: dict[str, float] = {}
+    for solver, by_setting in labels.items():
+        # A run that diverged is far from the best.
+        errors = [_mean(columns[label], seeds) for _, label in sorted(by_setting.items())]
+        if seeds and not all(np.isinf(errors)):
+            finite = np.where(np.isinf(errors), 100.0, errors)
+            decades[solver] = width(np.log10(sorted(by_setting)), finite)
+    others = sorted(value for solver, value in decades.items() if solver != "BPGrad")
+    if "BPGrad" in decades and others:
+        ours, least, most = decades["BPGrad"], others[0], others[-1]
+        how = "less" if ours < least else "more" if ours > most else "neither more nor less"
+        yield (
+            f"Its one setting, *L*, forgives {how} than the others' learning rates: on CIFAR-10 "
+            f"the error stays within {SLIGHTLY:g} points of its best over {ours:.1f} powers of ten "
+            f"of *L*, and over {least:.1f} to {most:.1f} of theirs ({_seeds(len(seeds))})."
+        )
+
+
+def _tally(claims: Sequence[JudgedClaim]) -> str:
+    counts = {o: sum(claim.shown.outcome == o for claim in claims) for o in Outcome}
+    few = [claim.shown.n for claim in claims if claim.shown.outcome == Outcome.UNDECIDED]
+    rests = f" (n = {min(few)} to {max(few)})" if few else ""
+    return (
+        f"Of the paper's {len(claims)} claims {counts[Outcome.REPRODUCED]} are reproduced, "
+        f"{counts[Outcome.NOT_REPRODUCED]} strictly are not, {counts[Outcome.UNDECIDED]} are "
+        f"undecided{rests} and {counts[Outcome.NOT_RUN]} have not been run."
+    )
+
+
+def _last(comparison: Comparison, solver: str) -> dict[int, float]:
+    """The held-out metric at the last epoch, by seed; infinite for a run that diverged."""
+    column = f"val_{list(comparison.metrics)[1]}"
+    found = {run.seed: float(run.rows[column].iloc[-1]) for run in comparison.finished(solver)}
+    diverged = (r for r in comparison.runs if r.solver == solver and "diverged" in r.meta)
+    return found | dict.fromkeys((run.seed for run in diverged), np.inf)
+
+
+def _mean(column: Mapping[int, float], seeds: set[int]) -> float:
+    return float(np.mean([column.get(seed, np.inf) for seed in seeds])) if seeds else np.inf
+
+
+def _seeds(n: int) -> str:
+    return f"n = {n} seed{'' if n == 1 else 's'}"
