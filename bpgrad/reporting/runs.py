@@ -147,7 +147,7 @@ FILES = ("result.json", "metrics.csv", "timing.csv", "consumed.csv", "meta.json"
 
 def _stamp(directory: Path) -> tuple[tuple[int, int, int] | None, ...]:
     """What changes when a file of a record does."""
-    found = []
+    found: list[tuple[int, int, int] | None] = []
     for name in FILES:
         try:
             stat = os.stat(directory / name)

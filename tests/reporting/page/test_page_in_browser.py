@@ -127,7 +127,8 @@ def test_an_address_opens_its_claim(tab: Page, path: Path) -> None:
 # What a screen reader needs; axe-core, where AXE names its file, looks for far more.
 UNNAMED = """
 [...document.querySelectorAll("a, button, input, [role=region], nav, summary, img")].filter(
-  (one) => !(one.ariaLabel || one.textContent.trim() || one.alt || one.querySelector("img")?.alt || one.labels?.length)
+  (one) => !(one.ariaLabel || one.textContent.trim() || one.alt || one.labels?.length
+    || one.querySelector("img")?.alt)
 ).map((one) => one.outerHTML.slice(0, 80))
 """
 REGIONS = "[...document.querySelectorAll('[role=region]')].map((one) => one.ariaLabel)"
