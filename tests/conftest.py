@@ -31,6 +31,14 @@ def unsynced() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept for the next command, here and in child processes, is not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache", numbered=True)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What torch.compile compiles, here and in child processes, shares no folder with other runs.
 

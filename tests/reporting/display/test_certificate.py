@@ -27,6 +27,7 @@ def _run(folder: Path, solver: str = "BPGrad", lipschitz: float | None = 4.0) ->
         {
             "columns": np.array(["objective", "grad_norm"]),
             "epoch1": np.stack([np.zeros(5), NORMS[0]], axis=1),
+            "quantile_levels": np.linspace(0, 1, 5),
             "quantiles": np.stack([np.zeros_like(NORMS), NORMS], axis=2),
         }
     )
