@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bpgrad.data.order import holdout_split
+from bpgrad.data.order import holdout_split, noisy_labels
 from bpgrad.errors import ConfigError
 
 
@@ -61,6 +61,16 @@ class ImageSet:
         kept, held = (type(self)(*self.batch(indices)) for indices in sets)
         return kept, held
 
+    def with_label_noise(self, part: float) -> Self:
+        """The same images with a `part` of the labels drawn at random over all classes.
+
+        Raises ConfigError unless 0 ≤ part ≤ 1.
+        """
+        if not 0 <= part <= 1:
+            raise ConfigError(f"task.label_noise={part}: must be a part of the labels, 0.1 a tenth")
+        classes = int(self.labels.max()) + 1
+        return type(self)(self.images, noisy_labels(self.labels, part, classes)) if part else self
+
     def to(self, device: torch.device | str) -> Self:
         """The same set on `device`."""
         return type(self)(self.images.to(device), self.labels.to(device))
@@ -78,6 +88,32 @@ class ImageSet:
         _, c, h, w = self.images.shape
         images = self.rows.index_select(0, indices).view(-1, h, w, c).permute(0, 3, 1, 2)
         return images, self.labels.index_select(0, indices)
+
+
+def divided(
+    train: ImageSet,
+    test: ImageSet,
+    sizes: tuple[int | None, int | None],
+    holdout: float = 0.0,
+    label_noise: float = 0.0,
+    judge_test: bool = False,
+) -> tuple[ImageSet, dict[str, ImageSet]]:
+    """The images to train on, and those to judge by, by the prefix of their metrics' names.
+
+    The latter are the held-out ones, or the test images where none are held out; with `judge_test`
+    both. `sizes` are the numbers of images to train on (held-out ones among them) and of each set
+    to judge by; None means all. The labels of neither of these are noisy.
+
+    Raises ConfigError for parts that there cannot be, and for `judge_test` without `holdout`.
+    """
+    if judge_test and not holdout:
+        raise ConfigError("task.judge_test: the test images are judged anyway without a holdout")
+    train, test = (each.take(n or len(each)) for each, n in zip((train, test), sizes, strict=True))
+    judged = {"": test}
+    if holdout:
+        train, held = train.hold_out(holdout)
+        judged = {"": held.take(sizes[1] or len(held))} | ({"test_": test} if judge_test else {})
+    return train.with_label_noise(label_noise), judged
 
 
 def mean_centred(

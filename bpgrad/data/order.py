@@ -16,7 +16,7 @@ Phase = Literal["train", "val"]
 # The streams of one epoch. SeedSequence reads a missing word as 0, so `order` is [seed, epoch].
 _ORDER = 0
 _MIRROR: dict[Phase, int] = {"train": 1, "val": 2}
-_HOLDOUT = 3
+_HOLDOUT, _LABEL_NOISE = 3, 4
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -52,6 +52,17 @@ def holdout_split(n: int, part: float) -> tuple[Tensor, Tensor]:
     permutation = torch.randperm(n, generator=_generator(0, 0, _HOLDOUT))
     kept = n - round(part * n)
     return permutation[:kept].sort().values, permutation[kept:].sort().values
+
+
+def noisy_labels(labels: Tensor, part: float, classes: int) -> Tensor:
+    """The labels (N,), int64, with round(part · N) of them drawn uniformly over the classes.
+
+    A drawn label may be the true one. The same for every seed of a run.
+    """
+    generator = _generator(0, 0, _LABEL_NOISE)
+    chosen = torch.randperm(len(labels), generator=generator)[: round(part * len(labels))]
+    drawn = torch.randint(classes, (len(chosen),), generator=generator)
+    return labels.index_put((chosen.to(labels.device),), drawn.to(labels))
 
 
 def _generator(seed: int, epoch: int, stream: int) -> torch.Generator:

@@ -1,5 +1,6 @@
 """Image classification: LeNet on the embedded digits, MNIST and CIFAR-10 (reference §1, §2)."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bpgrad.data import cifar10, digits, mnist, order
-from bpgrad.data.images import ImageSet
+from bpgrad.data.images import ImageSet, divided
 from bpgrad.errors import ConfigError
 from bpgrad.metrics import Metric
 from bpgrad.models.lenet import CifarLeNet, DigitsLeNet, MnistLeNet, load_matconvnet_weights
@@ -21,7 +22,10 @@ EVAL_BATCH = 500
 class Classification(Task):
     """What the three data sets share: the whole set lies on the device, preprocessed.
 
-    `holdout`, a part of the training images, takes the place of the test images: for tuning.
+    `holdout`, a part of the training images, takes the place of the test images: for tuning. With
+    `judge_test` the test images are evaluated beside it, as test_<metric>, and the training
+    objective at fixed weights after each of the last five epochs. `label_noise` is the part of the
+    labels trained on that is drawn at random, the same for every seed.
     """
 
     metrics: Mapping[str, Metric] = {
@@ -30,24 +34,30 @@ class Classification(Task):
     }
     train_metrics: Sequence[str] = ("objective", "top1_error")
     model_class: type[nn.Module]
+    mirror_training = mirror_validation = False
 
     def __init__(
-        self, context: Context, train: ImageSet, val: ImageSet, holdout: float = 0.0
+        self,
+        context: Context,
+        holdout: float = 0.0,
+        label_noise: float = 0.0,
+        judge_test: bool = False,
     ) -> None:
-        train = train.take(context.train_examples or len(train))
-        if holdout:
-            train, val = train.hold_out(holdout)
-        val = val.take(context.val_examples or len(val))
+        sizes = context.train_examples, context.val_examples
+        train, judged = divided(*self.load(context), sizes, holdout, label_noise, judge_test)
         if context.batch_size > len(train):
             raise ConfigError(
                 f"batch_size={context.batch_size}: above the {len(train)} training examples"
             )
-        self.context = context
-        self.world = context.world
+        self.context, self.world = context, context.world
         self.train = train.to(self.world.device)
-        self.val = val.to(self.world.device)
-        self.mirror_training = False
-        self.mirror_validation = False
+        self.judged = {prefix: each.to(self.world.device) for prefix, each in judged.items()}
+        self.val = self.judged[""]
+        self.fixed_last = 5 if judge_test else 1
+
+    @abstractmethod
+    def load(self, context: Context) -> tuple[ImageSet, ImageSet]:
+        """The images to train on, and those to test on."""
 
     def build_model(self, seed: int) -> nn.Module:
         model = self.model_class(torch.Generator().manual_seed(seed))
@@ -87,20 +97,23 @@ class Classification(Task):
         }
 
     def evaluate(self, model: nn.Module, epoch: int) -> dict[str, float]:
-        # Mirroring is a coin for every minibatch of the training size.
-        size = self.context.batch_size if self.mirror_validation else EVAL_BATCH
-        batches = torch.arange(len(self.val)).split(size)
-        coins = self._coins(self.mirror_validation, len(batches), epoch, "val")
-        return self._evaluate(model, self.val, batches, coins)
+        return {
+            f"{prefix}{name}": value
+            for prefix, images in self.judged.items()
+            for name, value in self._evaluate(model, images, epoch, self.mirror_validation).items()
+        }
 
     def evaluate_training(self, model: nn.Module) -> dict[str, float]:
-        batches = torch.arange(len(self.train)).split(EVAL_BATCH)
-        return self._evaluate(model, self.train, batches, [False] * len(batches))
+        return self._evaluate(model, self.train)
 
     @torch.no_grad()
     def _evaluate(
-        self, model: nn.Module, examples: ImageSet, batches: Sequence[Tensor], coins: list[bool]
+        self, model: nn.Module, examples: ImageSet, epoch: int = 0, mirror: bool = False
     ) -> dict[str, float]:
+        # Mirroring is a coin for every minibatch of the training size.
+        size = self.context.batch_size if mirror else EVAL_BATCH
+        batches = torch.arange(len(examples)).split(size)
+        coins = self._coins(mirror, len(batches), epoch, "val")
         model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.world.device)
         for k in range(self.world.rank, len(batches), self.world.size):
@@ -128,8 +141,8 @@ class Digits(Classification):
 
     model_class = DigitsLeNet
 
-    def __init__(self, context: Context, holdout: float = 0.0) -> None:
-        super().__init__(context, *digits.load(), holdout)
+    def load(self, context: Context) -> tuple[ImageSet, ImageSet]:
+        return digits.load()
 
     @staticmethod
     def data_md5(data_root: Path) -> Mapping[str, str]:
@@ -141,8 +154,8 @@ class Mnist(Classification):
 
     model_class = MnistLeNet
 
-    def __init__(self, context: Context, holdout: float = 0.0) -> None:
-        super().__init__(context, *mnist.load(context.data_root, context.download), holdout)
+    def load(self, context: Context) -> tuple[ImageSet, ImageSet]:
+        return mnist.load(context.data_root, context.download)
 
     @staticmethod
     def data_md5(data_root: Path) -> Mapping[str, str]:
@@ -165,11 +178,16 @@ class Cifar10(Classification):
         mirror_validation: bool = False,
         initial_weights: Literal["random", "released"] = "random",
         holdout: float = 0.0,
+        label_noise: float = 0.0,
+        judge_test: bool = False,
     ) -> None:
-        super().__init__(context, *cifar10.load(context.data_root, context.download), holdout)
+        super().__init__(context, holdout, label_noise, judge_test)
         self.mirror_training = True
         self.mirror_validation = mirror_validation
         self.initial_weights = initial_weights
+
+    def load(self, context: Context) -> tuple[ImageSet, ImageSet]:
+        return cifar10.load(context.data_root, context.download)
 
     @staticmethod
     def data_md5(data_root: Path) -> Mapping[str, str]:

@@ -74,6 +74,9 @@ class Task(ABC):
     train_metrics: Sequence[str]
     """The names that `objective` returns, "objective" first."""
 
+    fixed_last: int = 1
+    """After how many of the last epochs `evaluate_training` is called, beside every tenth."""
+
     @staticmethod
     @abstractmethod
     def data_md5(data_root: Path) -> Mapping[str, str]:

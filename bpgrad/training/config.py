@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bpgrad.errors import ConfigError, first_line
 from bpgrad.training import composition, kept, slurm
+from bpgrad.training.schedule import SCHEDULES
 from bpgrad.training.signatures import (
     call,
     check_arguments,
@@ -37,7 +38,11 @@ CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("fp32", "tf32", "bf16"),
     "device": ("auto", "cpu", "cuda"),
-    "solver.objective": ("batch", "epoch_mean", "regularized_batch"),
+    "solver.objective": (
+        *("batch", "epoch_mean", "regularized_batch"),
+        *("constant", "previous_epoch_mean"),
+    ),
+    "solver.schedule": SCHEDULES,
     "solver.parameters": ("list", "named", "model"),
     "wandb.mode": ("offline", "online", "disabled"),
 }
@@ -118,7 +123,9 @@ class GroupRule:
 class SolverSpec:
     """The `solver` group, split into what the trainer does and what the optimizer is given.
 
-    `source` identifies the code of a class from outside the suite (experiments.engine.own_solver).
+    `schedule` multiplies the rate in every iteration, `replay` names the file that has it instead
+    (bpgrad.training.schedule). `source` identifies the code of a class from outside the suite
+    (experiments.engine.own_solver).
     """
 
     name: str
@@ -127,6 +134,8 @@ class SolverSpec:
     objective: str = "batch"
     lr_multipliers: bool = False
     lr_factors: Mapping[int, float] = field(default_factory=dict)
+    schedule: str = ""
+    replay: str = ""
     source: str = ""
     closure: bool = False
     create_graph: bool = False
@@ -295,8 +304,9 @@ def solver_spec(cfg: Config) -> SolverSpec:
                 raise ConfigError(f"solver.{key}={own[key]}: true or false")
     if "lr_factors" in options:
         own["lr_factors"] = _lr_factors(options.pop("lr_factors"))
-    if "source" in options:
-        own["source"] = str(options.pop("source"))
+    for key in ("source", "schedule", "replay"):
+        if key in options:
+            own[key] = str(options.pop(key))
     if "parameters" in options:
         own["parameters"] = options.pop("parameters")
     rules = options.pop("groups", [])
@@ -307,6 +317,10 @@ def solver_spec(cfg: Config) -> SolverSpec:
     spec = SolverSpec(name, made.optimizer, made.arguments, **own)
     if spec.parameters == "model" and (spec.groups or spec.lr_multipliers):
         raise ConfigError("solver.parameters=model: goes with neither groups nor lr_multipliers")
+    if spec.replay and (spec.schedule or spec.lr_factors or spec.lr_multipliers):
+        raise ConfigError(
+            "solver.replay: sets the rate itself, without schedule, lr_factors and lr_multipliers"
+        )
     if spec.closure and spec.objective != "batch":
         raise ConfigError(f"solver.objective={spec.objective}: a closure returns the minibatch's")
     if is_plain(spec):
@@ -332,7 +346,7 @@ WRAPS_EXAMPLE = "{optimizer: torch.optim.SGD, lr: 0.1}"
 # What the trainer passes for a required parameter of that name, beside the leading one.
 SUPPLIED = ("params", "model")
 OWN_KEYS = (
-    *("name", "optimizer", "objective", "lr_multipliers", "lr_factors"),
+    *("name", "optimizer", "objective", "lr_multipliers", "lr_factors", "schedule", "replay"),
     *("closure", "create_graph", "parameters", "groups", "wraps"),
 )
 

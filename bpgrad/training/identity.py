@@ -21,7 +21,7 @@ def describe(cfg: Config) -> dict[str, Any]:
     """
     return {
         "task": dict(cfg.task),
-        "solver": {k: v for k, v in cfg.solver.items() if k not in IMPLEMENTATION_KEYS},
+        "solver": _solver(cfg),
         "scale": vars(cfg.scale).copy(),
         "seed": cfg.seed,
         "epochs": cfg.epochs,
@@ -32,6 +32,12 @@ def describe(cfg: Config) -> dict[str, Any]:
         "deterministic": cfg.deterministic,
         "data_md5": dict(task_class(cfg).data_md5(Path(cfg.data_root))),
     }
+
+
+def _solver(cfg: Config) -> dict[str, Any]:
+    kept = {k: v for k, v in cfg.solver.items() if k not in IMPLEMENTATION_KEYS}
+    # Named after the run whose step sizes it holds; where it lies is not part of a run.
+    return kept | ({"replay": Path(kept["replay"]).name} if kept.get("replay") else {})
 
 
 def run_name(cfg: Config) -> str:

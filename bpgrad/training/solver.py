@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from bpgrad.training.optimizers import (
     with_inner,
     with_modes,
 )
+from bpgrad.training.schedule import factor, recorded_rates
 
 SCALARS = ("step_size", "grad_norm")  # recorded an iteration, of solvers that have them
 # recorded an epoch, likewise, and what a number above 0 means
@@ -66,6 +68,9 @@ class Solver:
             raise ConfigError(f"{spec.where}: a closure goes with one optimizer, not with several")
         self._rates = _rates(spec, self._groups(), model, multipliers)
         self.device = torch.device("cpu") if device is None else device
+        self._an_epoch = self._total = 0  # iterations, where the rate depends on them
+        self._epoch_factor = 1.0
+        self._replayed: Sequence[float] = ()
         self.feedback = LossFeedback(spec.objective, self, self.device)
         self.scalar_names = [name for name in SCALARS if self.scalar(name) is not None]
         self.training: bool | None = None
@@ -85,22 +90,56 @@ class Solver:
         found = (group for part in self.parts for group in part.param_groups)
         return list({id(group): group for group in found}.values())
 
+    def set_length(self, epochs: int, iterations: int) -> None:
+        """Say how long the run is, in epochs of so many iterations, for `schedule` and `replay`.
+
+        Raises ConfigError where no group has a rate, or the recorded rates are not as many.
+        """
+        if not (self.spec.schedule or self.spec.replay):
+            return
+        if all(initial is None for initial, _ in self._rates):
+            raise ConfigError(f"{self.spec.where} has no lr, hence neither schedule nor replay")
+        self._an_epoch, self._total = iterations, epochs * iterations
+        if self.spec.replay:
+            self._replayed = recorded_rates(Path(self.spec.replay), self._total)
+
     def set_learning_rate(self, epoch: int) -> float | None:
         """Set every group's rate for an epoch (from 1), and return the common factor's product.
 
         The rate is a function of the epoch alone, hence needs no state in a checkpoint. Without
         `lr_factors` and multipliers no rate is touched: an optimizer may have one that it adapts.
-        None if there is no `lr`.
+        Under a schedule it is that of the epoch's first iteration. None if there is no `lr`.
         """
         defaults = getattr(self.optimizers[0], "defaults", {})
         base = self.spec.arguments.get("lr", defaults.get("lr"))
         passed = [factor for start, factor in self.spec.lr_factors.items() if start <= epoch]
-        factor = passed[-1] if passed else 1.0
+        self._epoch_factor = passed[-1] if passed else 1.0
         if self.spec.lr_factors or any(multiplier != 1 for _, multiplier in self._rates):
-            for group, (initial, multiplier) in zip(self._groups(), self._rates, strict=True):
-                if initial is not None:
-                    group["lr"] = initial * factor * multiplier
-        return None if base is None else base * factor
+            self._set_rates(self._epoch_factor)
+        if self._replayed:
+            return self._replayed[(epoch - 1) * self._an_epoch]
+        scheduled = self._scheduled((epoch - 1) * self._an_epoch)
+        return None if base is None else base * self._epoch_factor * scheduled
+
+    def set_iteration(self, iteration: int) -> None:
+        """Set every group's rate for an iteration (from 0, of the run): `schedule` or `replay`.
+
+        Called after `set_learning_rate` of its epoch; a function of the iteration alone as well.
+        """
+        if self._replayed:
+            for group in self._groups():
+                group["lr"] = self._replayed[iteration]
+        elif self._total:
+            self._set_rates(self._epoch_factor * self._scheduled(iteration))
+
+    def _scheduled(self, iteration: int) -> float:
+        schedule = self.spec.schedule
+        return factor(schedule, iteration, self._total) if schedule and self._total else 1.0
+
+    def _set_rates(self, by: float) -> None:
+        for group, (initial, multiplier) in zip(self._groups(), self._rates, strict=True):
+            if initial is not None:
+                group["lr"] = initial * by * multiplier
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -246,23 +285,39 @@ class LossFeedback:
     batch               the minibatch objective
     epoch_mean          the example-weighted mean over the epoch so far (the authors' code)
     regularized_batch   the minibatch objective + Σ λ/2 ‖w‖², whose gradient is g + λw
+    constant            1, so that with ρ = 0 and L = 1 the step η of BPGrad is its lr
+    previous_epoch_mean the example-weighted mean over the epoch before, whose weights moved; in the
+                        first epoch, which has none before, the first minibatch's objective
+
+    `sums` is the state: Σ objective · examples and Σ examples of the epoch so far and, of
+    previous_epoch_mean, what is told in this epoch (NaN: nothing yet).
     """
 
     def __init__(self, kind: str, optimizer: Optimizer | Solver, device: torch.device) -> None:
         self.kind = kind
         self.optimizer = optimizer
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        if kind == "previous_epoch_mean":
+            self.sums = torch.tensor([0, 0, torch.nan], dtype=torch.float64, device=device)
 
     def start_epoch(self) -> None:
-        self.sums.zero_()
+        if self.kind == "previous_epoch_mean":  # NaN stays where there was no epoch: 0 / 0
+            self.sums[2] = self.sums[0] / self.sums[1]
+        self.sums[:2] = 0
 
     @torch.no_grad()
     def __call__(self, objective: Tensor, examples: int) -> Tensor:
         """The solver's loss for a minibatch of so many examples; a 0-dim tensor."""
-        if self.kind == "epoch_mean":
+        if self.kind == "constant":
+            return torch.ones_like(objective)
+        if self.kind in ("epoch_mean", "previous_epoch_mean"):
             self.sums[0] += objective * examples
             self.sums[1] += examples
-            return (self.sums[0] / self.sums[1]).to(objective.dtype)
+            told = self.sums[0] / self.sums[1]
+            if self.kind == "previous_epoch_mean":
+                told = torch.where(self.sums[2].isnan(), told, self.sums[2])
+                self.sums[2] = told
+            return told.to(objective.dtype)
         if self.kind == "regularized_batch":
             for group in self.optimizer.param_groups:
                 decay = group.get("weight_decay", 0.0)

@@ -121,6 +121,7 @@ class _Run:
         self.columns = (*self.task.train_metrics, *self.solver.scalar_names)
         order = self.task.batch_order(1)
         self.sizes = [len(part) for part in order.split(cfg.batch_size)]
+        self.solver.set_length(cfg.epochs, len(self.sizes))
         size = len(self.sizes), len(self.columns)
         self.series = torch.full(size, torch.nan, dtype=torch.float32, device=world.device)
         # The static buffers of an iteration: what it takes, and what it leaves.
@@ -188,6 +189,7 @@ class _Run:
         before = self.at.train_seconds
         for batch in self.task.train_batches(epoch, self.at.iteration):
             self.batch = batch
+            self.solver.set_iteration((epoch - 1) * len(self.sizes) + self.at.iteration)
             self._iterate()
             self.series[self.at.iteration] = self.row
             self.at.iteration += 1
@@ -209,7 +211,7 @@ class _Run:
         self.solver.evaluation_mode()
         validation, eval_seconds = self._evaluated(lambda: self.task.evaluate(self.model, epoch))
         fixed, fixed_seconds = Values(), 0.0
-        if epoch % FIXED_EVERY == 0 or epoch == self.cfg.epochs:
+        if epoch % FIXED_EVERY == 0 or epoch > self.cfg.epochs - self.task.fixed_last:
             fixed, fixed_seconds = self._evaluated(lambda: self.task.evaluate_training(self.model))
 
         clock = time.perf_counter()

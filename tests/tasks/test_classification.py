@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,9 +22,12 @@ ONE = World(torch.device("cpu"))
 class Tiny(Classification):
     """23 training and 11 validation images of 3×4 pixels, whose first pixel is their index."""
 
-    def __init__(self, context: Context, mirror: bool = False, holdout: float = 0.0) -> None:
-        super().__init__(context, numbered(23), numbered(11), holdout)
+    def __init__(self, context: Context, mirror: bool = False, **options: Any) -> None:
+        super().__init__(context, **options)
         self.mirror_training = self.mirror_validation = mirror
+
+    def load(self, context: Context) -> tuple[ImageSet, ImageSet]:
+        return numbered(23), numbered(11)
 
     @staticmethod
     def data_md5(data_root: Path) -> dict[str, str]:
