@@ -123,10 +123,7 @@ class Classification(Task):
             sums[1] += (logits.argmax(1) != labels).sum()
         model.train()
         objective, wrong = self.world.sum_(sums).tolist()
-        return {
-            "objective": objective / len(examples),
-            "top1_error": 100 * wrong / len(examples),
-        }
+        return {"objective": objective / len(examples), "top1_error": 100 * wrong / len(examples)}
 
     def _coins(
         self, mirror: bool, batches: int, epoch: int, phase: Literal["train", "val"]

@@ -160,15 +160,13 @@ def _reproduce_study(suite: Suite, study: Study, options: argparse.Namespace) ->
         raise ConfigError(f"--add and --tune: {study.name} is a study, not a comparison of solvers")
     if options.scale != "paper":
         raise ConfigError(f"--scale {options.scale}: {study.name} is a study, which has one size")
-    if options.jobs > 1:
-        raise ConfigError(f"--jobs {options.jobs}: {study.name} is a study, which is one process")
     place = studies.place_of(study, options.set)
+    asked = suite.studies, study, place, options.seeds, options.set, options.jobs
     if options.dry_run:
-        state = "is recorded in" if place.recorded else "would be computed into"
-        print(f"{study.name} {state} {place.folder}; no rate is measured of studies")
+        print("\n".join(studies.missing(*asked)))
         return
     if not options.show:
-        studies.run(suite.studies, study, place, options.seeds, options.set)
+        studies.run(*asked)
     print(studies.show(suite.studies, study, place).strip())
     print(f"\nrecords {place.folder}\ntables  {place.tables}\nfigures {place.figures}", flush=True)
 

@@ -76,13 +76,41 @@ def place_of(study: Study, overrides: Sequence[str] = (), results: Path = RESULT
 
 
 def run(
-    package: str, study: Study, place: Place, seeds: Sequence[int], overrides: Sequence[str]
+    package: str,
+    study: Study,
+    place: Place,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    jobs: int = 1,
 ) -> None:
-    """Compute what is missing; raises ConfigError if there is no such module."""
+    """Compute what is missing; raises ConfigError if there is no such module, or for `jobs`."""
+    module = _module(package, study)
+    more: dict[str, int] = {}
+    if hasattr(module, "missing"):
+        more["jobs"] = jobs
+    elif jobs > 1:
+        raise ConfigError(f"--jobs {jobs}: {study.name} is a study, which is one process")
     place.folder.mkdir(parents=True, exist_ok=True)
-    _module(package, study).run(
-        place.folder, seeds=tuple(seeds) or study.seen + study.seeds, overrides=overrides
+    module.run(
+        place.folder, seeds=tuple(seeds) or study.seen + study.seeds, overrides=overrides, **more
     )
+
+
+def missing(
+    package: str,
+    study: Study,
+    place: Place,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    jobs: int = 1,
+) -> list[str]:
+    """What `run` would do, in lines."""
+    module = _module(package, study)
+    if hasattr(module, "missing"):
+        seeds = tuple(seeds) or study.seen + study.seeds
+        return list(module.missing(place.folder, seeds=seeds, overrides=overrides, jobs=jobs))
+    state = "is recorded in" if place.recorded else "would be computed into"
+    return [f"{study.name} {state} {place.folder}; no rate is measured of studies"]
 
 
 def show(package: str, study: Study, place: Place) -> str:

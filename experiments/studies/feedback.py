@@ -1,0 +1,412 @@
+"""The decisive experiment of docs/claims.md: BPGrad's step against steps without its feedback."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bpgrad.errors import BPGradError, ConfigError, RecordError
+from bpgrad.records.files import write_array, write_text
+from bpgrad.reporting.runs import look_at
+from bpgrad.training.config import Config, load
+from bpgrad.training.identity import run_name
+from experiments.claims.second.common import GUESSING, log_of_last, mean_of_last
+from experiments.engine import forecast, runner
+from experiments.engine.declaration import PlannedRun
+from experiments.engine.runner import record_of
+from experiments.engine.studies import NEUTRAL, write_meta
+from experiments.studies import feedback_answers as answers
+from experiments.studies.feedback_answers import Outcome
+
+TASK, EPOCHS, HOLDOUT, NOISE = "cifar10", 30, 0.1, 0.1
+SEEDS = (1, 2, 3)  # settings are chosen by the first
+LIPSCHITZ = 12.5  # the smallest L of the range, whose values are a factor of 2 apart
+START = 2.07233  # 0.9 ln 10: what BPGrad's step is at first, times L (ρ = 0.1, ten classes)
+SETTINGS = range(5)
+OVERRIDES = "overrides.json"  # in the study's folder, where it was run with others than declared
+
+GIVEN = ("solver=bpgrad", "solver.objective=constant", "solver.rho=0", "solver.lipschitz=1")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A rule for the step, its solver, and the one setting it is tuned in, as solver keys.
+
+    `setting` gives these for a position in the range; those below 0 and above 4 extend it.
+    """
+
+    name: str
+    set: tuple[str, ...]
+    setting: Callable[[int], dict[str, float]]
+    symbol: str
+
+    def words(self, position: int) -> str:
+        """The setting, as "L = 50"."""
+        return f"{self.symbol} = {next(iter(self.setting(position).values())):.4g}"
+
+
+def _lipschitz(position: int) -> dict[str, float]:
+    return {"lipschitz": LIPSCHITZ * 2.0**position}
+
+
+def _rate(first: float) -> Callable[[int], dict[str, float]]:
+    # Rounded: a logarithm's last bit is another on some machines, and part of the run's name.
+    return lambda position: {"lr": float(f"{first * 2.0**position:.6g}")}
+
+
+def _start(part: float) -> Callable[[int], dict[str, float]]:
+    return lambda position: {"lr": float(f"{part * START / (LIPSCHITZ * 2.0**position):.6g}")}
+
+
+BPGRAD = Arm("BPGrad", ("solver=bpgrad",), _lipschitz, "L")
+CONSTANT = Arm("(i) constant", (*GIVEN, "solver.name=constant"), _start(0.25), "η₀")
+COSINE = Arm(
+    "(ii) cosine", (*GIVEN, "solver.name=cosine", "solver.schedule=cosine"), _start(1), "η₀"
+)
+LINEAR = Arm(
+    "(iii) linear", (*GIVEN, "solver.name=linear", "solver.schedule=linear"), _start(1), "η₀"
+)
+# Its setting is the L of the run that is replayed; the solver is the same for all.
+REPLAY = Arm("(iv) replay", (*GIVEN, "solver.name=replay"), _lipschitz, "L")
+EPOCH_MEAN = Arm(
+    "(v) epoch mean",
+    (
+        *("solver=bpgrad", "solver.name=epoch_mean", "solver.objective=previous_epoch_mean"),
+        *("solver.rho=0", "solver.lr=0.9"),
+    ),
+    _lipschitz,
+    "L",
+)
+SCHEDULED = Arm(
+    "(vi) BPGrad × cosine", ("solver=bpgrad", "solver.schedule=cosine"), _lipschitz, "L"
+)
+SGD = Arm(
+    "SGD, cosine",
+    ("solver=sgd", "solver.lr_factors=null", "+solver.schedule=cosine"),
+    _rate(0.0125),
+    "lr",
+)
+ADAMW = Arm(
+    "AdamW, cosine",
+    (
+        *("solver=adam", "solver.name=adamw", "solver.optimizer=torch.optim.AdamW"),
+        *("solver.lr_factors=null", "solver.weight_decay=0.01", "+solver.schedule=cosine"),
+    ),
+    _rate(0.0005),
+    "lr",
+)
+ARMS = (BPGRAD, CONSTANT, COSINE, LINEAR, REPLAY, EPOCH_MEAN, SCHEDULED, SGD, ADAMW)
+EVERY_SETTING = (BPGRAD, REPLAY)  # with all seeds
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run: an arm at a position of its range, with a seed, on labels as they are or noisy."""
+
+    arm: Arm
+    position: int
+    seed: int
+    noisy: bool
+
+    def __str__(self) -> str:
+        labels = ", noisy labels" if self.noisy else ""
+        return f"{self.arm.name}, {self.arm.words(self.position)}{labels}"
+
+    @property
+    def source(self) -> Cell:
+        """The run whose steps a replay takes: BPGrad's with the next seed, the first's at last."""
+        following = SEEDS[(SEEDS.index(self.seed) + 1) % len(SEEDS)]
+        return replace(self, arm=BPGRAD, seed=following)
+
+
+Found = Mapping[Cell, Outcome]
+
+
+def tuning(arm: Arm, found: Found, noisy: bool) -> list[Cell]:
+    """The first seed's runs of an arm: the range, and one more if the best lies at its end."""
+    cells = [Cell(arm, position, SEEDS[0], noisy) for position in SETTINGS]
+    best = _best(cells, found)
+    if best == SETTINGS[0]:
+        cells.insert(0, replace(cells[0], position=best - 1))
+    elif best == SETTINGS[-1]:
+        cells.append(replace(cells[0], position=best + 1))
+    return cells
+
+
+def choice(arm: Arm, found: Found, noisy: bool) -> int | None:
+    """The position of the lowest held-out error; None as long as a run of it is missing."""
+    return _best(tuning(arm, found, noisy), found)
+
+
+def _best(cells: Sequence[Cell], found: Found) -> int | None:
+    if any(cell not in found for cell in cells):
+        return None
+    # All may have diverged: the middle of the range then stands for the arm.
+    middle = len(SETTINGS) // 2
+    return min(cells, key=lambda cell: (*found[cell].rank, abs(cell.position - middle))).position
+
+
+def planned(found: Found, seeds: Sequence[int], noisy: bool) -> list[Cell]:
+    """All runs that are known to be wanted, by seed; more as the choices become known."""
+    cells = []
+    for arm in ARMS:
+        first = tuning(arm, found, noisy)
+        best = choice(arm, found, noisy)
+        positions = [cell.position for cell in first] if arm in EVERY_SETTING else [best]
+        cells += first
+        cells += [
+            Cell(arm, position, seed, noisy)
+            for seed in seeds
+            for position in positions
+            if position is not None
+        ]
+    cells += [cell.source for cell in cells if cell.arm is REPLAY]
+    return sorted(dict.fromkeys(cells), key=lambda cell: cell.seed)
+
+
+def ready(found: Found, seeds: Sequence[int], noisy: bool) -> list[Cell]:
+    """The planned runs that are missing and can start: a replay not before what it replays."""
+    return [
+        cell
+        for cell in planned(found, seeds, noisy)
+        if cell not in found and (cell.arm is not REPLAY or cell.source in found)
+    ]
+
+
+class Runs:
+    """The runs' configurations and records; the step sizes to replay lie in `folder`/eta."""
+
+    def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
+        self.folder = folder
+        common = (f"task={TASK}", f"epochs={EPOCHS}", f"task.holdout={HOLDOUT}")
+        judged = "task.judge_test=true"
+        self.base = {
+            arm.name: load([*common, judged, *arm.set, "scale=paper", *overrides]) for arm in ARMS
+        }
+
+    def config(self, cell: Cell) -> Config:
+        """The configuration of a run."""
+        cfg = deepcopy(self.base[cell.arm.name])
+        if cell.arm is REPLAY:
+            cfg.solver["replay"] = str(self.eta(cell.source))
+        else:
+            cfg.solver |= cell.arm.setting(cell.position)
+        cfg.task["label_noise"] = NOISE if cell.noisy else 0.0
+        return replace(cfg, seed=cell.seed)
+
+    def eta(self, cell: Cell) -> Path:
+        """The file with η_t of every iteration of a BPGrad run."""
+        leaf = run_name(self.config(cell)).rpartition("/")[2]
+        return self.folder / "eta" / f"{leaf}.npy"
+
+    def look(self, cell: Cell) -> Outcome | None:
+        """What a run has come to; None if it has not ended. A replay of one that diverged did."""
+        if cell.arm is REPLAY:
+            source = self.look(cell.source)
+            if source is not None and source.diverged:
+                return answers.DIVERGED
+        run = look_at(record_of(self.config(cell)), cell.arm.name, cell.seed)
+        if not run.finished:
+            return answers.DIVERGED if "diverged" in run.meta else None
+        return Outcome(
+            held_out=mean_of_last("val_top1_error")(run),
+            held_out_objective=mean_of_last("val_objective")(run),
+            error=mean_of_last("val_test_top1_error")(run),
+            objective=log_of_last("fixed_objective")(run),
+        )
+
+    def found(self, seeds: Sequence[int], noisy: bool) -> dict[Cell, Outcome]:
+        """All planned runs that have ended, and what they have come to."""
+        found: dict[Cell, Outcome] = {}
+        looked: set[Cell] = set()
+        while new := [c for c in planned(found, seeds, noisy) if c not in looked]:
+            looked |= set(new)
+            seen = ((cell, self.look(cell)) for cell in new)
+            found |= {cell: outcome for cell, outcome in seen if outcome is not None}
+        return found
+
+    def write_etas(self, found: Found) -> None:
+        """Write η_t of every finished BPGrad run whose file is not there."""
+        for cell, outcome in found.items():
+            if cell.arm is BPGRAD and not outcome.diverged and not self.eta(cell).exists():
+                self.eta(cell).parent.mkdir(parents=True, exist_ok=True)
+                write_array(self.eta(cell), step_sizes(self.config(cell)))
+
+    def pairs(self, cells: Sequence[Cell]) -> tuple[tuple[PlannedRun, Config], ...]:
+        """The runs as the engine takes them."""
+        return tuple(
+            (PlannedRun(TASK, str(cell), cell.seed, ()), self.config(cell)) for cell in cells
+        )
+
+
+def step_sizes(cfg: Config) -> np.ndarray:
+    """η_t of every iteration of a finished run, float32, from the series beside its checkpoints.
+
+    Raises RecordError if a part of the series is not there.
+    """
+    record = record_of(cfg)
+    run = look_at(record, "", cfg.seed)
+    series = []
+    for epoch in range(1, cfg.epochs + 1):
+        path = record.checkpoints / "steps" / f"epoch{epoch:04d}.npy"
+        try:
+            with np.load(run.directory / "steps.npz") as steps:
+                column = steps["columns"].tolist().index("step_size")
+            series.append(np.load(path)[:, column])
+        except (OSError, ValueError, EOFError, IndexError, KeyError) as error:
+            raise RecordError(
+                f"{path}: the step sizes of {record.name} cannot be read ({error}); bring the "
+                "folder back, or make the run again with rerun=true"
+            ) from error
+    return np.concatenate(series).astype(np.float32)
+
+
+def run(
+    folder: Path, *, seeds: Sequence[int] = (), overrides: Sequence[str] = (), jobs: int = 1
+) -> None:
+    """Train what is missing, stage by stage, the labels as they are first.
+
+    Raises ConfigError for other seeds than the registered ones, BPGradError if a run fails.
+    """
+    seeds = _checked(seeds)
+    runs = Runs(folder, overrides)
+    changed = [o for o in overrides if o.partition("=")[0].lstrip("+~") not in NEUTRAL]
+    if changed:
+        write_text(folder / OVERRIDES, json.dumps(list(overrides)) + "\n")
+    for noisy in (False, True):
+        found = runs.found(seeds, noisy)
+        runs.write_etas(found)
+        while waiting := ready(found, seeds, noisy):
+            pairs = runs.pairs(waiting)
+            runner.execute(runner.Plan("feedback", "", "epochs", pairs, folder), jobs)
+            found = runs.found(seeds, noisy)
+            runs.write_etas(found)
+            write_meta(folder)
+            if failed := [cell for cell in waiting if cell not in found]:
+                raise BPGradError(
+                    f"feedback: {len(failed)} of {len(waiting)} runs failed; once that is mended, "
+                    "the same command does them again"
+                )
+
+
+def missing(
+    folder: Path, *, seeds: Sequence[int] = (), overrides: Sequence[str] = (), jobs: int = 1
+) -> Iterator[str]:
+    """What is still to run, as far as the choices are known, in lines."""
+    seeds = _checked(seeds)
+    runs = Runs(folder, overrides)
+    for noisy in (False, True):
+        found = runs.found(seeds, noisy)
+        cells = [cell for cell in planned(found, seeds, noisy) if cell not in found]
+        name = "feedback, noisy labels" if noisy else "feedback, labels as they are"
+        if cells:
+            yield from forecast.lines(name, runs.pairs(cells), jobs)
+        unknown = [arm.name for arm in ARMS if choice(arm, found, noisy) is None]
+        if unknown:
+            yield f"{name}: more, once settings are chosen of {', '.join(unknown)}"
+        elif not cells:
+            yield f"{name}: all runs have ended"
+
+
+def _checked(seeds: Sequence[int]) -> Sequence[int]:
+    for seed in seeds:
+        if seed not in SEEDS:
+            listed = ", ".join(map(str, SEEDS))
+            raise ConfigError(f"feedback: seed {seed}: those registered are {listed}")
+    return tuple(seeds) or SEEDS
+
+
+def show(folder: Path, figures: Path, tables: Path) -> str:
+    """Write the table of all runs; the five answers in words, then the arms' tables."""
+    overrides = [f"results_root={folder.parents[1] / 'runs'}"]
+    if (folder / OVERRIDES).exists():
+        overrides = json.loads((folder / OVERRIDES).read_text())
+    runs = Runs(folder, overrides)
+    found = {noisy: runs.found(SEEDS, noisy) for noisy in (False, True)}
+    write_text(tables / "feedback.csv", as_csv(found[False] | found[True], runs))
+    first = {noisy: _answers(found[noisy], noisy) for noisy in found if found[noisy]}
+    parts = [answers.together(first)]
+    for noisy, its in found.items():
+        if its:
+            labels = f"{100 * NOISE:g} % of the training labels drawn at random" if noisy else ""
+            heading = labels or "Labels as they are"
+            parts += [f"**{heading}.** {CAPTION}", _markdown(its, noisy)]
+    return "\n\n".join(parts)
+
+
+CAPTION = (
+    "Test error in % (mean of the last 5 epochs, then over seeds) by setting; **bold**: the setting "
+    "with the lowest held-out error of seed 1; in brackets the seeds that ended, if not one; "
+    "*diverged*: with any seed."
+)
+
+
+def _answers(found: Found, noisy: bool) -> list[answers.Answer]:
+    """The five answers, from what there is."""
+
+    def at(arm: Arm, position: int | None) -> dict[int, Outcome]:
+        return {
+            cell.seed: outcome
+            for cell, outcome in found.items()
+            if cell.arm is arm and cell.position == position and cell.noisy == noisy
+        }
+
+    def chosen(arm: Arm) -> dict[int, Outcome]:
+        return at(arm, choice(arm, found, noisy))
+
+    by_setting = {
+        BPGRAD.words(position): (at(BPGRAD, position), at(REPLAY, position))
+        for position in SETTINGS
+    }
+    ours = chosen(BPGRAD)
+    return answers.five(
+        by_setting,
+        bpgrad=ours,
+        epoch_mean=chosen(EPOCH_MEAN),
+        constant=chosen(CONSTANT),
+        cosine=chosen(COSINE),
+        linear=chosen(LINEAR),
+        scheduled=chosen(SCHEDULED),
+    )
+
+
+def _markdown(found: Found, noisy: bool) -> str:
+    lines = ["| arm | setting: test error |", "| --- | --- |"]
+    for arm in ARMS:
+        best = choice(arm, found, noisy)
+        entries = []
+        for position in range(SETTINGS[0] - 1, SETTINGS[-1] + 2):
+            its = [o for c, o in found.items() if c.arm is arm and c.position == position]
+            if its:
+                value = f"{np.mean([outcome.error for outcome in its]):.2f}"
+                if any(outcome.diverged for outcome in its):
+                    value = "*diverged*"
+                value = f"**{value}**" if position == best else value
+                count = f" ({len(its)})" if len(its) > 1 else ""
+                entries.append(f"{arm.words(position)}: {value}{count}")
+        lines.append(f"| {arm.name} | {'; '.join(entries) or 'not run'} |")
+    return "\n".join(lines)
+
+
+def as_csv(found: Found, runs: Runs) -> str:
+    """A row a run that has ended: its outcome, and where it is recorded."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["arm", "setting", "labels", "seed", "diverged", "held_out_error", "test_error"]
+        + ["log_objective", "run"]
+    )
+    for cell, outcome in found.items():
+        numbers = (f"{x:.6g}" for x in (outcome.held_out, outcome.error, outcome.objective))
+        labels = "noisy" if cell.noisy else "clean"
+        row: list[Any] = [cell.arm.name, cell.arm.words(cell.position), labels, cell.seed]
+        writer.writerow([*row, int(outcome.diverged), *numbers, run_name(runs.config(cell))])
+    return text.getvalue()

@@ -1,0 +1,209 @@
+"""The five questions of the decisive experiment, answered in words by the registered tests.
+
+Two arms tie in an outcome where two one-sided tests (TOST) show that they differ by less than 1
+point of test error, or a factor of 1.2 in the objective; else one is better where a paired t-test
+says so at 5 %; else it is undecided. A run that diverged counts with the error of guessing and an
+infinite objective.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bpgrad.reporting.inference.statistics import MIN_SEEDS, paired_test, tost
+from bpgrad.reporting.inference.verdicts import needed_words
+from experiments.claims.second.common import COMPETITIVE, GUESSING
+
+Word = Literal["tie", "better", "worse", "undecided"]
+
+POINTS, FACTOR = 1.0, COMPETITIVE  # within which two arms tie
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has come to, means of the last five epochs: errors in %, `objective` as its log.
+
+    `held_out` and `held_out_objective` choose settings, `error` (of the test images) and
+    `objective` (of the training images, at fixed weights) answer the questions.
+    """
+
+    held_out: float
+    held_out_objective: float
+    error: float
+    objective: float
+    diverged: bool = False
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Smaller is better, NaN the worst."""
+        values = self.held_out, self.held_out_objective
+        return tuple(v if math.isfinite(v) else math.inf for v in values)  # type: ignore[return-value]
+
+
+GUESS = GUESSING["cifar10"]
+DIVERGED = Outcome(math.inf, math.inf, GUESS, math.inf, diverged=True)
+
+BySeed = Mapping[int, Outcome]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One outcome of an arm against another's: a word, and the numbers behind it."""
+
+    word: Word
+    numbers: str
+    n: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question, a short answer, and sentences with the numbers; `words` of all comparisons."""
+
+    question: str
+    short: str
+    details: tuple[str, ...]
+    words: tuple[Word, ...]
+
+
+def compare(ours: BySeed, theirs: BySeed) -> dict[str, Compared]:
+    """Test error and objective of two arms, paired over the seeds that both have."""
+    error = _compare(ours, theirs, lambda o: o.error, POINTS, lambda d: f"{d:+.2f} points")
+    factor = _compare(
+        *(ours, theirs, lambda o: o.objective, math.log(FACTOR)),
+        lambda d: f"a factor of {math.exp(min(d, 700.0)):.3g}",
+    )
+    return {"test error": error, "objective": factor}
+
+
+def _compare(
+    ours: BySeed,
+    theirs: BySeed,
+    of: Callable[[Outcome], float],
+    limit: float,
+    words: Callable[[float], str],
+) -> Compared:
+    one, other = ({seed: of(o) for seed, o in side.items()} for side in (ours, theirs))
+    test, alike = paired_test(one, other), tost(one, other, -limit, limit)
+    if not test.n:
+        return Compared("undecided", "no seed of both", 0)
+    numbers = f"{words(test.mean)}" if math.isfinite(test.mean) else "a run diverged"
+    if not math.isnan(test.low):
+        numbers += f", 95 % from {words(test.low)} to {words(test.high)}, p = {test.p:.2g}"
+    word: Word = "undecided"
+    if test.n >= MIN_SEEDS and alike.holds:
+        word = "tie"
+    elif test.significant:
+        word = "better" if test.mean < 0 else "worse"
+    elif test.needed is not None:
+        numbers += f", needs n = {needed_words(test.needed)}"
+    return Compared(word, f"{numbers}, n = {test.n}", test.n)
+
+
+def five(
+    by_setting: Mapping[str, tuple[BySeed, BySeed]],
+    *,
+    bpgrad: BySeed,
+    epoch_mean: BySeed,
+    constant: BySeed,
+    cosine: BySeed,
+    linear: BySeed,
+    scheduled: BySeed,
+) -> list[Answer]:
+    """The answers, of BPGrad and the replay by L, and of the arms at their chosen settings."""
+    return [
+        _every_setting(by_setting),
+        _answer(
+            "Does reacting within an epoch add anything?",
+            {"BPGrad against the mean of the epoch before (v)": (bpgrad, epoch_mean)},
+        ),
+        _answer(
+            "Is the decay worth anything?",
+            {"BPGrad against a constant step (i)": (bpgrad, constant)},
+        ),
+        _answer(
+            "What is it worth to know the length of the run?",
+            {
+                "cosine (ii) against BPGrad": (cosine, bpgrad),
+                "linear (iii) against BPGrad": (linear, bpgrad),
+            },
+        ),
+        _answer(
+            "Does the feedback add anything to a schedule?",
+            {"BPGrad × cosine (vi) against cosine (ii)": (scheduled, cosine)},
+        ),
+    ]
+
+
+def _every_setting(by_setting: Mapping[str, tuple[BySeed, BySeed]]) -> Answer:
+    """BPGrad against the replay at every L at which both end."""
+    pairs = {
+        f"BPGrad against the replay (iv) at {setting}": (ours, theirs)
+        for setting, (ours, theirs) in by_setting.items()
+        if not any(o.diverged for side in (ours, theirs) for o in side.values())
+    }
+    left_out = [
+        setting
+        for setting, sides in by_setting.items()
+        if any(o.diverged for side in sides for o in side.values())
+    ]
+    answer = _answer(
+        "Does reacting to one's own loss add anything to the schedule that it makes?", pairs
+    )
+    if not left_out:
+        return answer
+    said = f"left out, because a run diverged: {', '.join(left_out)}"
+    return Answer(answer.question, answer.short, (*answer.details, said), answer.words)
+
+
+def _answer(question: str, pairs: Mapping[str, tuple[BySeed, BySeed]]) -> Answer:
+    details, words = [], []
+    by_outcome: dict[str, list[Word]] = {}
+    for text, (ours, theirs) in pairs.items():
+        found = compare(ours, theirs)
+        words += [compared.word for compared in found.values()]
+        for what, compared in found.items():
+            by_outcome.setdefault(what, []).append(compared.word)
+        numbers = "; ".join(f"{what} {c.word} ({c.numbers})" for what, c in found.items())
+        diverged = [
+            f"{len(its)} of {len(side)} runs of the {which} diverged"
+            for which, side in (("first", ours), ("second", theirs))
+            if (its := [o for o in side.values() if o.diverged])
+        ]
+        details.append("; ".join([f"{text}: {numbers}", *diverged]))
+    short = "; ".join(f"{what}: {_lead(its)}" for what, its in by_outcome.items())
+    return Answer(question, short or "no L at which both end", tuple(details), tuple(words))
+
+
+LEADS: dict[Word, str] = {
+    "better": "yes, better",
+    "worse": "no, worse",
+    "tie": "nothing, a tie",
+    "undecided": "undecided",
+}
+
+
+def _lead(words: Sequence[Word]) -> str:
+    """One answer for one outcome: the words of the comparisons, counted where they differ."""
+    kinds = dict.fromkeys(words)
+    if len(kinds) == 1:
+        at = f" in all {len(words)}" if len(words) > 1 else ""
+        return LEADS[words[0]] + at
+    counts = (f"{word} in {words.count(word)}" for word in LEADS if word in kinds)
+    return f"no one answer: {', '.join(counts)} of {len(words)}"
+
+
+def together(found: Mapping[bool, Sequence[Answer]]) -> str:
+    """The answers by whether labels are noisy, question by question, saying where they differ."""
+    lines = []
+    for k, answer in enumerate(next(iter(found.values()), ())):
+        by_labels = {noisy: its[k] for noisy, its in found.items()}
+        lines.append(f"{k + 1}. **{answer.question}**")
+        for noisy, each in by_labels.items():
+            labels = "noisy labels" if noisy else "labels as they are"
+            lines.append(f"   - {labels}: **{each.short}.** {'. '.join(each.details)}.")
+        if len({each.words for each in by_labels.values()}) > 1:
+            lines.append("   - The answer differs with the labels.")
+    return "\n".join(lines)
