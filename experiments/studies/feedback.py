@@ -18,7 +18,7 @@ from bpgrad.records.files import write_array, write_text
 from bpgrad.reporting.runs import look_at
 from bpgrad.training.config import Config, load
 from bpgrad.training.identity import run_name
-from experiments.claims.second.common import GUESSING, log_of_last, mean_of_last
+from experiments.claims.second.common import log_of_last, mean_of_last
 from experiments.engine import forecast, runner
 from experiments.engine.declaration import PlannedRun
 from experiments.engine.runner import record_of
@@ -173,12 +173,16 @@ def planned(found: Found, seeds: Sequence[int], noisy: bool) -> list[Cell]:
 
 
 def ready(found: Found, seeds: Sequence[int], noisy: bool) -> list[Cell]:
-    """The planned runs that are missing and can start: a replay not before what it replays."""
-    return [
-        cell
-        for cell in planned(found, seeds, noisy)
-        if cell not in found and (cell.arm is not REPLAY or cell.source in found)
-    ]
+    """The next runs that are missing and can start.
+
+    Those of the first seed, and what these replay, come before all others; a replay comes after
+    what it replays.
+    """
+    missing = [cell for cell in planned(found, seeds, noisy) if cell not in found]
+    first = {cell for cell in missing if cell.seed == SEEDS[0]}
+    first |= {cell.source for cell in first if cell.arm is REPLAY}
+    stage = [cell for cell in missing if cell in first] or missing
+    return [cell for cell in stage if cell.arm is not REPLAY or cell.source in found]
 
 
 class Runs:
@@ -343,9 +347,9 @@ def show(folder: Path, figures: Path, tables: Path) -> str:
 
 
 CAPTION = (
-    "Test error in % (mean of the last 5 epochs, then over seeds) by setting; **bold**: the setting "
-    "with the lowest held-out error of seed 1; in brackets the seeds that ended, if not one; "
-    "*diverged*: with any seed."
+    "Test error in % (mean of the last 5 epochs, then over seeds) by setting; **bold**: the "
+    "setting with the lowest held-out error of seed 1; in brackets the number of seeds that ended, "
+    "if not one; *diverged*: with any of them."
 )
 
 
@@ -396,14 +400,17 @@ def _markdown(found: Found, noisy: bool) -> str:
     return "\n".join(lines)
 
 
+COLUMNS = (
+    *("arm", "setting", "labels", "seed", "diverged"),
+    *("held_out_error", "test_error", "log_objective", "run"),
+)
+
+
 def as_csv(found: Found, runs: Runs) -> str:
     """A row a run that has ended: its outcome, and where it is recorded."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["arm", "setting", "labels", "seed", "diverged", "held_out_error", "test_error"]
-        + ["log_objective", "run"]
-    )
+    writer.writerow(COLUMNS)
     for cell, outcome in found.items():
         numbers = (f"{x:.6g}" for x in (outcome.held_out, outcome.error, outcome.objective))
         labels = "noisy" if cell.noisy else "clean"

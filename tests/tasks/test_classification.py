@@ -202,3 +202,35 @@ def test_held_out_images_are_validated_on_and_never_trained_on() -> None:
 def test_a_holdout_that_leaves_nothing_is_refused(part: float) -> None:
     with pytest.raises(ConfigError, match=r"task.holdout=.* of the 23 training examples"):
         Tiny(context(), holdout=part)
+
+
+def test_label_noise_is_of_the_examples_trained_on_alone() -> None:
+    clean, noisy = Tiny(context(), holdout=0.2), Tiny(context(), holdout=0.2, label_noise=0.5)
+    changed = clean.train.labels != noisy.train.labels
+    assert 1 <= changed.sum() <= round(0.5 * len(clean.train))
+    assert torch.equal(clean.train.images, noisy.train.images)
+    assert torch.equal(clean.val.labels, noisy.val.labels)
+    for seed in (0, 1):  # the same for every run
+        other = Tiny(context(seed=seed), holdout=0.2, label_noise=0.5)
+        assert torch.equal(other.train.labels, noisy.train.labels)
+    with pytest.raises(ConfigError, match=r"task.label_noise=1.5: must be a part of the labels"):
+        Tiny(context(), label_noise=1.5)
+
+
+def test_a_tenth_of_the_labels_is_drawn_over_all_classes() -> None:
+    drawn = order.noisy_labels(torch.zeros(10_000, dtype=torch.int64), 0.1, 10)
+    # 1000 labels are drawn, and nine of ten are then another: five standard deviations of that.
+    assert abs(int((drawn != 0).sum()) - 900) < 5 * (1000 * 0.9 * 0.1) ** 0.5
+    assert set(drawn.tolist()) == set(range(10))
+
+
+def test_the_test_images_are_judged_beside_the_held_out_ones() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    both = Tiny(context(), holdout=0.2, judge_test=True)
+    held, test = Tiny(context(), holdout=0.2), Tiny(context())
+    tested = {f"test_{name}": value for name, value in test.evaluate(model, 1).items()}
+    assert both.evaluate(model, 1) == held.evaluate(model, 1) | tested
+    assert (both.fixed_last, held.fixed_last) == (5, 1)
+    with pytest.raises(ConfigError, match=r"task.judge_test: .* without a holdout"):
+        Tiny(context(), judge_test=True)
