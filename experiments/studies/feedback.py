@@ -31,6 +31,7 @@ SEEDS = (1, 2, 3)  # settings are chosen by the first
 LIPSCHITZ = 12.5  # the smallest L of the range, whose values are a factor of 2 apart
 START = 2.07233  # 0.9 ln 10: what BPGrad's step is at first, times L (ρ = 0.1, ten classes)
 SETTINGS = range(5)
+LABELS = (False, True)  # noisy or not, in this order
 OVERRIDES = "overrides.json"  # in the study's folder, where it was run with others than declared
 
 GIVEN = ("solver=bpgrad", "solver.objective=constant", "solver.rho=0", "solver.lipschitz=1")
@@ -285,7 +286,7 @@ def run(
     changed = [o for o in overrides if o.partition("=")[0].lstrip("+~") not in NEUTRAL]
     if changed:
         write_text(folder / OVERRIDES, json.dumps(list(overrides)) + "\n")
-    for noisy in (False, True):
+    for noisy in LABELS:
         found = runs.found(seeds, noisy)
         runs.write_etas(found)
         while waiting := ready(found, seeds, noisy):
@@ -307,7 +308,7 @@ def missing(
     """What is still to run, as far as the choices are known, in lines."""
     seeds = _checked(seeds)
     runs = Runs(folder, overrides)
-    for noisy in (False, True):
+    for noisy in LABELS:
         found = runs.found(seeds, noisy)
         cells = [cell for cell in planned(found, seeds, noisy) if cell not in found]
         name = "feedback, noisy labels" if noisy else "feedback, labels as they are"
@@ -334,8 +335,11 @@ def show(folder: Path, figures: Path, tables: Path) -> str:
     if (folder / OVERRIDES).exists():
         overrides = json.loads((folder / OVERRIDES).read_text())
     runs = Runs(folder, overrides)
-    found = {noisy: runs.found(SEEDS, noisy) for noisy in (False, True)}
-    write_text(tables / "feedback.csv", as_csv(found[False] | found[True], runs))
+    found = {noisy: runs.found(SEEDS, noisy) for noisy in LABELS}
+    write_text(
+        tables / "feedback.csv",
+        as_csv([cells for its in found.values() for cells in its.items()], runs),
+    )
     first = {noisy: _answers(found[noisy], noisy) for noisy in found if found[noisy]}
     parts = [answers.together(first)]
     for noisy, its in found.items():
@@ -406,12 +410,12 @@ COLUMNS = (
 )
 
 
-def as_csv(found: Found, runs: Runs) -> str:
+def as_csv(found: Sequence[tuple[Cell, Outcome]], runs: Runs) -> str:
     """A row a run that has ended: its outcome, and where it is recorded."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for cell, outcome in found.items():
+    for cell, outcome in found:
         numbers = (f"{x:.6g}" for x in (outcome.held_out, outcome.error, outcome.objective))
         labels = "noisy" if cell.noisy else "clean"
         row: list[Any] = [cell.arm.name, cell.arm.words(cell.position), labels, cell.seed]

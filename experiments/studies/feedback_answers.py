@@ -178,8 +178,8 @@ def _answer(question: str, pairs: Mapping[str, tuple[BySeed, BySeed]]) -> Answer
 
 
 LEADS: dict[Word, str] = {
-    "better": "yes, better",
-    "worse": "no, worse",
+    "better": "something, better",
+    "worse": "nothing, worse",
     "tie": "nothing, a tie",
     "undecided": "undecided",
 }
