@@ -1,5 +1,6 @@
 """The fused step: on the CPU one call into _cpu_kernel.c, which is built at installation; on CUDA
-the kernels of _triton.py."""
+the kernels of _triton.py.
+"""
 
 import ctypes
 import importlib.util
@@ -84,7 +85,8 @@ def triton_kernels() -> Any:
 def on_triton(tensor: Tensor) -> bool:
     """Whether a step of parameters that lie where ``tensor`` does can be Triton's."""
     return (
-        tensor.is_cuda
+        type(tensor) is Tensor  # not a fake one
+        and tensor.is_cuda
         and torch.cuda.get_device_capability(tensor.device) >= (7, 0)
         and triton_kernels() is not None
     )

@@ -18,7 +18,7 @@ from bpgrad.optim._lipschitz import MARGIN, MEMORY
 
 CHUNK = 8192  # elements of a row; a multiple of 16 bytes in every dtype
 BLOCK = 2048  # elements that a program holds at once
-SUMS = 1024  # partial sums that the second kernel holds at once
+SUMS, GROUPS = 1024, 32  # partial sums and groups that the second kernel holds at once
 TYPES = {
     torch.float32: tl.float32,
     torch.float64: tl.float64,
@@ -229,7 +229,7 @@ def update(  # type: ignore[no-untyped-def]
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """v ← μ v + scale · (g + λw), w ← w + reach · v of each chunk, unless the step is skipped."""
+    """Each chunk: v ← μ v + scale · (g + λw), w ← w + reach · v, unless the step is skipped."""
     if tl.load(factors) != 0.0:
         entry = table + (first + tl.program_id(0)) * ROW
         length = tl.load(entry).to(tl.int32)
@@ -241,7 +241,8 @@ def update(  # type: ignore[no-untyped-def]
         momentum = tl.load(own + 1).to(COMPUTE)
         decay = tl.load(own + 2).to(COMPUTE)
         scale = tl.load(factors + 1 + 2 * group)
-        if COMPUTE != tl.float64:  # over a subnormal norm it would be infinite in float32
+        if COMPUTE == tl.float32:  # noqa: SIM300
+            # Over a subnormal norm it would be infinite.
             scale = tl.maximum(scale, -3.4028234663852886e38)
         scale = scale.to(COMPUTE)
         reach = tl.load(factors + 2 + 2 * group).to(COMPUTE)
@@ -386,30 +387,27 @@ def step(
         partial = torch.empty(chunks.count, dtype=torch.float64, device=loss.device)
         factors = torch.empty(1 + 2 * len(groups), dtype=torch.float64, device=loss.device)
         paper = first["variant"] == "paper"
-        shape: dict[str, Any] = {
-            "ALIGNED": all(pointer % 16 == 0 for pointer in pointers),
-            "CHUNK": CHUNK,
-            "BLOCK": BLOCK,
-            "num_warps": 8,
-            "enable_fp_fusion": True,  # as the CPU kernel; what Triton does unasked changes
+        options_of = {
+            dtype: {
+                "DTYPE": TYPES[dtype],
+                "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
+                "ALIGNED": all(pointer % 16 == 0 for pointer in pointers),
+                "CHUNK": CHUNK,
+                "BLOCK": BLOCK,
+                "num_warps": 8,
+                "enable_fp_fusion": True,  # as in the CPU kernel; what Triton does unasked changes
+            }
+            for dtype, _, _ in chunks.spans
         }
-        spans = [
-            (rows, start, {"DTYPE": TYPES[dtype], "COMPUTE": computed_in(dtype), **shape})
-            for dtype, start, rows in chunks.spans
-        ]
-        for rows, start, kind in spans:
-            squares[(rows,)](table, options, partial, start, DECAY=paper, **kind)
+        for dtype, start, rows in chunks.spans:
+            squares[(rows,)](table, options, partial, start, DECAY=paper, **options_of[dtype])
         scalars[(1,)](
             *(partial, options, addresses, factors, chunks.count, len(groups), loss, *shared),
             PAPER=paper,
             SUMS=SUMS,
-            GROUPS=32,
+            GROUPS=GROUPS,
             num_warps=1,
+            enable_fp_fusion=True,
         )
-        for rows, start, kind in spans:
-            update[(rows,)](table, options, factors, start, **kind)
-
-
-def computed_in(dtype: torch.dtype) -> tl.dtype:
-    """float64 for itself, else float32."""
-    return tl.float64 if dtype == torch.float64 else tl.float32
+        for dtype, start, rows in chunks.spans:
+            update[(rows,)](table, options, factors, start, **options_of[dtype])

@@ -158,7 +158,7 @@ class Eve(LossAwareOptimizer):
         grads = [p.grad for p in params if p.grad is not None]
         moments = [self._moments(p) for p in params]
         means, squares = [m for m, _ in moments], [v for _, v in moments]
-        apply = _apply_loop if group["foreach"] is False else _apply_foreach
+        apply = _apply_loop if group["foreach"] is False else apply_foreach
         for ws, gs, ms, vs in buckets(params, grads, means, squares):
             device, dtype = ws[0].device, torch.promote_types(ws[0].dtype, torch.float32)
             apply(
@@ -203,7 +203,7 @@ def _apply_loop(
         w.sub_(step_size * m / (feedback * v.sqrt() + eps))
 
 
-def _apply_foreach(
+def apply_foreach(
     params: list[Tensor],
     grads: list[Tensor],
     means: list[Tensor],
@@ -213,8 +213,8 @@ def _apply_foreach(
     beta1: float,
     beta2: float,
     eps: float,
-    feedback: Tensor,
-    step_size: Tensor,
+    feedback: Tensor | float,
+    step_size: Tensor | float,
 ) -> None:
     """The same with multi-tensor operations."""
     if weight_decay != 0:
@@ -223,7 +223,8 @@ def _apply_foreach(
     torch._foreach_mul_(squares, beta2)
     torch._foreach_addcmul_(squares, grads, grads, value=1.0 - beta2)
     denominators = torch._foreach_sqrt(squares)
-    torch._foreach_mul_(denominators, feedback)
+    if isinstance(feedback, Tensor):  # else it is 1, as in MatConvNetAdam
+        torch._foreach_mul_(denominators, feedback)
     torch._foreach_add_(denominators, eps)
     steps = torch._foreach_mul(means, step_size)
     torch._foreach_addcdiv_(params, steps, denominators, value=-1.0)
