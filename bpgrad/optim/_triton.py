@@ -105,7 +105,7 @@ def squares(  # type: ignore[no-untyped-def]
     tl.store(partial + row, total)
 
 
-@triton.jit(do_not_specialize=["chunks", "groups"])
+@triton.jit(do_not_specialize=["chunks", "groups"], do_not_specialize_on_alignment=["loss"])
 def scalars(  # type: ignore[no-untyped-def]
     partial,
     options,
@@ -278,6 +278,11 @@ def update(  # type: ignore[no-untyped-def]
             )
 
 
+def capturing(tensor: Tensor) -> bool:
+    """Whether what is launched for ``tensor`` goes into a CUDA graph."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 class Copied:
     """Numbers that the host has put on the device, and puts there again when they have changed."""
 
@@ -290,16 +295,18 @@ class Copied:
         The copy does not wait. A captured one is made again at every replay: graphs get memory of
         their own on both sides, which lives as long as ``owner``.
         """
-        capturing = owner.is_cuda and torch.cuda.is_current_stream_capturing()
-        if key == self.key and not capturing:
+        captured = capturing(owner)
+        if key == self.key and not captured:
             return self.tensor
         host = make()
         if owner.is_cuda:
             host = host.pin_memory()
         tensor = host.to(owner.device, non_blocking=True)
-        if capturing:
+        if captured:
             CAPTURED.setdefault(owner, []).append((host, tensor))
         else:
+            if owner.is_cuda and self.key is not None:  # kernels under way may still read the old
+                self.tensor.record_stream(torch.cuda.current_stream(owner.device))
             self.key, self.tensor = key, tensor
         return tensor
 

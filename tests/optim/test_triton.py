@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bpgrad.optim import BPGrad, _fused
+from bpgrad.optim import BPGrad, Eve, MatConvNetAdam, _fused
 from tests.golden.test_solvers import SOLVERS, STEPS, TOLERANCE, Step, deviation, measure, open_walk
 
 needs_triton = pytest.mark.skipif(
@@ -109,7 +109,7 @@ def on_cuda(seed: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]
     return [torch.randn(s, generator=generator).to("cuda", dtype) for s in SHAPES]
 
 
-def walk(optimizer: BPGrad, params: list[Any], captured: bool) -> list[torch.Tensor]:
+def walk(optimizer: Any, params: list[Any], captured: bool) -> list[torch.Tensor]:
     """Twelve steps, of which the last eight are captured; the gradients are functions of w."""
     loss = torch.zeros((), device="cuda")
 
@@ -118,7 +118,7 @@ def walk(optimizer: BPGrad, params: list[Any], captured: bool) -> list[torch.Ten
         loss.copy_(total.abs())
         for p in params:
             p.grad = torch.sin(p.detach())
-        optimizer.step(loss=loss)
+        optimizer.step(loss=loss) if isinstance(optimizer, BPGrad | Eve) else optimizer.step()
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -143,15 +143,22 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is n
 @needs_gpu
 @needs_triton
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("variant", ["paper", "released"])
-def test_a_graph_gives_the_bits_of_eager_steps(variant: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("solver", ["paper", "released", "eve", "adam"])
+def test_a_graph_gives_the_bits_of_eager_steps(solver: str, dtype: torch.dtype) -> None:
     runs = []
     for captured in (False, False, True):
         params: list[Any] = [torch.nn.Parameter(p) for p in on_cuda(0, dtype)]
-        optimizer = BPGrad(params, 30.0, variant=variant, weight_decay=1e-3)
+        optimizer: Any
+        if solver == "eve":
+            optimizer = Eve(params, weight_decay=1e-3)
+        elif solver == "adam":
+            optimizer = MatConvNetAdam(params, weight_decay=1e-3, capturable=True)
+        else:
+            optimizer = BPGrad(params, 30.0, variant=solver, weight_decay=1e-3)
         runs.append(walk(optimizer, params, captured))
-        assert optimizer._layout is not None
-        assert optimizer._layout.chunks is not None
+        if isinstance(optimizer, BPGrad):
+            assert optimizer._layout is not None
+            assert optimizer._layout.chunks is not None
     for again in runs[1:]:
         assert all(torch.equal(one, other) for one, other in zip(runs[0], again, strict=True))
 

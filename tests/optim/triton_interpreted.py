@@ -1,8 +1,10 @@
 """The Triton kernels on the CPU, by Triton's interpreter: run by test_triton.py in a process of its
 own, since Triton has to know of it when it is imported."""
 
+import gc
 import math
 import pickle
+import weakref
 from copy import deepcopy
 from typing import Any
 
@@ -204,6 +206,32 @@ def test_the_table_is_made_again_only_when_an_address_changes() -> None:
     optimizer.step(loss=1.0)
     assert optimizer._layout.chunks is chunks  # type: ignore[union-attr]
     assert chunks.table.tensor is not table
+
+
+def test_a_graph_gets_memory_of_its_own_that_lives_as_long_as_the_optimizer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owner, copied = torch.zeros(()), _triton.Copied()
+    made: list[Any] = []
+
+    def make() -> torch.Tensor:
+        made.append(torch.tensor([float(len(made))]))
+        return made[-1].clone()
+
+    eager = copied.on(owner, "key", make)
+    monkeypatch.setattr(_triton, "capturing", lambda tensor: True)
+    first, second = (copied.on(owner, "key", make) for _ in range(2))
+    assert len({tensor.data_ptr() for tensor in (eager, first, second)}) == 3
+    first, second = weakref.ref(first), weakref.ref(second)  # type: ignore[assignment]
+    assert first() is not None
+    assert second() is not None
+    monkeypatch.undo()
+    assert copied.on(owner, "key", make) is eager
+    assert len(made) == 3
+    del owner
+    gc.collect()
+    assert first() is None
+    assert second() is None
 
 
 @pytest.mark.parametrize("copied", ["deepcopy", "pickle", "state_dict"])
