@@ -126,9 +126,10 @@ class Layout:
         params = tensors[: sum(counts)]
         groups = [k for k, count in enumerate(counts) for _ in range(count)]
         self.rows = array("q")  # the CPU kernel's tensor_row
-        self.chunks = None
+        self.chunks: Any = None
         if triton:
-            self.chunks = triton_kernels().Chunks(params, groups)
+            columns = len(tensors) // len(params) if params else 3
+            self.chunks = triton_kernels().Chunks(params, groups, columns)
         else:
             for p, k in zip(params, groups, strict=True):
                 self.rows.extend((p.numel(), NUMBER[p.dtype], k))
@@ -185,6 +186,47 @@ def fused_layout(
             "and no torch.compile; leave it at None."
         )
     return None
+
+
+def triton_layout(
+    like: Tensor, tensors: list[Any], counts: list[int], known: Layout | None
+) -> Layout | None:
+    """The layout of the tensors if Triton can take a step of Eve or MatConvNetAdam, else None.
+
+    Args:
+        like: one of the optimizer's 0-dim tensors.
+        tensors: all parameters, all gradients, all means, all mean squares.
+        counts: number of parameters in each group.
+        known: that of the step before; it is returned if it still holds.
+    """
+    n = sum(counts)
+    if torch.compiler.is_compiling() or not n or not on_triton(like):
+        return None
+    if known is not None and known.describes(tensors, counts):
+        return known
+    columns = zip(*(tensors[k : k + n] for k in range(0, 4 * n, n)), strict=True)
+    if all(
+        p.device == like.device and fits(p, g, m, CUDA_TYPES) and fits(p, g, v, CUDA_TYPES)
+        for p, g, m, v in columns
+    ):
+        return Layout(tensors, counts, triton=True)
+    return None
+
+
+def triton_moments(
+    groups: Sequence[dict[str, Any]],
+    tensors: list[Tensor],
+    layout: Layout,
+    counts: list[Tensor],
+    feedback: tuple[Tensor, Tensor, Tensor] | None,
+) -> None:
+    """The whole step of Eve, or without ``feedback`` of MatConvNetAdam: see _triton_moments.py."""
+    from bpgrad.optim import _triton_moments
+
+    moves = [count > 0 for count in layout.counts]
+    _triton_moments.step(groups, tensors, layout.chunks, counts, moves, feedback)
+    n = sum(layout.counts)
+    torch.autograd.graph.increment_version(tensors[:n] + tensors[2 * n :])
 
 
 def fits(

@@ -5,7 +5,7 @@ parameter, the gradient and the velocity. Nothing is read back to the host, sums
 and a CUDA graph can capture the step. _cpu_kernel.c computes the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -317,9 +317,11 @@ class Chunks:
     Args:
         params: all parameters.
         groups: the group of each.
+        columns: addresses in a row.
     """
 
-    def __init__(self, params: Sequence[Tensor], groups: Sequence[int]) -> None:
+    def __init__(self, params: Sequence[Tensor], groups: Sequence[int], columns: int) -> None:
+        self.columns = columns
         self.table, self.options, self.addresses = Copied(), Copied(), Copied()
         # One launch for each dtype: its tensors lie together.
         order = sorted(range(len(params)), key=lambda k: str(params[k].dtype))
@@ -346,9 +348,61 @@ class Chunks:
         self.count = row
 
     def rows(self, addresses: list[int]) -> Tensor:
-        """The table, (chunks, ROW), on the CPU."""
-        columns = torch.tensor(addresses, dtype=torch.int64).view(3, len(addresses) // 3)
+        """The table, (chunks, 2 + columns), on the CPU."""
+        columns = torch.tensor(addresses, dtype=torch.int64).view(
+            self.columns, -1 if addresses else 0
+        )
         return torch.cat((self.fixed, columns[:, self.index] + self.bytes)).t().contiguous()
+
+    def on(
+        self, owner: Tensor, tensors: list[Tensor], numbers: list[float], places: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The table, the options and the addresses of the groups, on the device of ``owner``."""
+        pointers = list(map(Tensor.data_ptr, tensors))
+        self.aligned = all(pointer % 16 == 0 for pointer in pointers)
+        return (
+            self.table.on(owner, pointers, lambda: self.rows(pointers)),
+            self.options.on(owner, numbers, lambda: torch.tensor(numbers, dtype=torch.float64)),
+            self.addresses.on(owner, places, lambda: torch.tensor(places, dtype=torch.int64)),
+        )
+
+    def launches(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """Programs, first row and constants for each dtype."""
+        for dtype, start, rows in self.spans:
+            constants: dict[str, Any] = {
+                "DTYPE": TYPES[dtype],
+                "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
+                "ALIGNED": self.aligned,
+                "CHUNK": CHUNK,
+                "BLOCK": BLOCK,
+                "num_warps": 8,
+                "enable_fp_fusion": True,  # as in the CPU kernel; what Triton does unasked changes
+            }
+            yield rows, start, constants
+
+
+def learning_rates(
+    groups: Sequence[dict[str, Any]], results: Sequence[Tensor], like: Tensor
+) -> tuple[list[float], list[int], list[Tensor]]:
+    """The lr of each group where it is a number, else 0; its ADDRESSES, with those of ``results``.
+
+    Returns:
+        These two, and what has to stay alive until the kernels are launched.
+    """
+    numbers: list[float] = []
+    places: list[int] = []
+    kept: list[Tensor] = []
+    for group, result in zip(groups, results, strict=True):
+        lr, address, kind = group["lr"], 0, NUMBER
+        if isinstance(lr, Tensor) and lr.device != like.device:
+            lr = lr.item()  # of the CPU: nothing waits
+        elif isinstance(lr, Tensor):
+            kept.append(lr if lr.dtype == torch.float32 else lr.to(torch.float64))
+            kind = FLOAT32.value if lr.dtype == torch.float32 else FLOAT64.value
+            lr, address = 0.0, kept[-1].data_ptr()
+        numbers.append(lr)
+        places.extend((address, kind, result.data_ptr()))
+    return numbers, places, kept
 
 
 def step(
@@ -369,45 +423,17 @@ def step(
     """
     first, f_min = groups[0], shared[0]
     numbers = [first["rho"], MARGIN, MEMORY, 0.0]
-    places: list[int] = []
-    rates = []  # alive until the kernels are launched
-    for group in groups:
-        lipschitz, lr, kind = group["lipschitz"], group["lr"], NUMBER
-        if isinstance(lr, Tensor):
-            if lr.device != loss.device:
-                lr = lr.item()  # of the CPU: nothing waits
-            else:
-                kind = FLOAT32.value if lr.dtype == torch.float32 else FLOAT64.value
-                rates.append(lr if kind == FLOAT32.value else lr.to(torch.float64))
-        numbers.extend((0.0 if lipschitz == "auto" else lipschitz, group["momentum"]))
-        numbers.extend((group["weight_decay"], 0.0 if kind else lr))
-        places.extend((rates[-1].data_ptr() if kind else 0, kind, group["step_size"].data_ptr()))
-    pointers = list(map(Tensor.data_ptr, tensors))
+    rates, places, _kept = learning_rates(groups, [g["step_size"] for g in groups], loss)
+    for group, rate in zip(groups, rates, strict=True):
+        lipschitz = 0.0 if group["lipschitz"] == "auto" else group["lipschitz"]
+        numbers.extend((lipschitz, group["momentum"], group["weight_decay"], rate))
     with torch.cuda.device_of(loss):
-        table = chunks.table.on(f_min, pointers, lambda: chunks.rows(pointers))
-        options = chunks.options.on(
-            f_min, numbers, lambda: torch.tensor(numbers, dtype=torch.float64)
-        )
-        addresses = chunks.addresses.on(
-            f_min, places, lambda: torch.tensor(places, dtype=torch.int64)
-        )
+        table, options, addresses = chunks.on(f_min, tensors, numbers, places)
         partial = torch.empty(chunks.count, dtype=torch.float64, device=loss.device)
         factors = torch.empty(1 + 2 * len(groups), dtype=torch.float64, device=loss.device)
         paper = first["variant"] == "paper"
-        options_of = {
-            dtype: {
-                "DTYPE": TYPES[dtype],
-                "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
-                "ALIGNED": all(pointer % 16 == 0 for pointer in pointers),
-                "CHUNK": CHUNK,
-                "BLOCK": BLOCK,
-                "num_warps": 8,
-                "enable_fp_fusion": True,  # as in the CPU kernel; what Triton does unasked changes
-            }
-            for dtype, _, _ in chunks.spans
-        }
-        for dtype, start, rows in chunks.spans:
-            squares[(rows,)](table, options, partial, start, DECAY=paper, **options_of[dtype])
+        for rows, start, constants in chunks.launches():
+            squares[(rows,)](table, options, partial, start, DECAY=paper, **constants)
         scalars[(1,)](
             *(partial, options, addresses, factors, chunks.count, len(groups), loss, *shared),
             PAPER=paper,
@@ -416,5 +442,5 @@ def step(
             num_warps=1,
             enable_fp_fusion=True,
         )
-        for dtype, start, rows in chunks.spans:
-            update[(rows,)](table, options, factors, start, **options_of[dtype])
+        for rows, start, constants in chunks.launches():
+            update[(rows,)](table, options, factors, start, **constants)

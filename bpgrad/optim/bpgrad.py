@@ -73,7 +73,7 @@ class BPGrad(LossAwareOptimizer):
             and of the step count, takes nothing from torch's generators and is the same on every
             device.
         foreach: True for multi-tensor operations, False for a loop over the parameters.
-        fused: True for the compiled CPU kernel, or on CUDA Triton's: they pass over memory twice and
+        fused: True for the compiled CPU kernel, on CUDA Triton's: they pass over memory twice and
             take dense float32, float64, bfloat16 (CUDA: float16) parameters and gradients of one
             layout. None for both: fused where possible, else foreach.
 

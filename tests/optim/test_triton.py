@@ -41,7 +41,7 @@ import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from bpgrad.optim import _triton
+from bpgrad.optim import _triton, _triton_moments
 
 TYPES = {tl.float64: "*fp64", tl.int64: "*i64"}
 INTEGERS = ("table", "addresses", "step", "skipped_steps", "negative_losses", "exceeded_steps")
@@ -62,12 +62,18 @@ def compiled(kernel, **constants):
 
 for dtype, computed in ((tl.float32, tl.float32), (tl.bfloat16, tl.float32)):
     options = {"DTYPE": dtype, "COMPUTE": computed, "ALIGNED": True, "CHUNK": 8192, "BLOCK": 2048}
-    for kernel, more in ((_triton.squares, {"DECAY": True}), (_triton.update, {})):
-        assert re.search(r"ld.global.v4.b32", compiled(kernel, **options, **more))
-for paper in (True, False):
-    ptx = compiled(_triton.scalars, PAPER=paper, SUMS=1024, GROUPS=32)
+    for kernel in (_triton.squares, _triton.update, _triton_moments.update):
+        more = {"DECAY": True} if kernel is _triton.squares else {}
+        assert "ld.global.v4.b32" in compiled(kernel, **options, **more)
+for kernel, options in (
+    (_triton.scalars, {"PAPER": True, "SUMS": 1024}),
+    (_triton.scalars, {"PAPER": False, "SUMS": 1024}),
+    (_triton_moments.scalars, {"FEEDBACK": True}),
+    (_triton_moments.scalars, {"FEEDBACK": False}),
+):
+    ptx = compiled(kernel, GROUPS=32, **options)
     assert "sqrt.rn.f64" in ptx and "div.rn.f64" in ptx
-    assert not re.search(r"(?<!cvt.f64)[.]f32 ", ptx)  # an lr of float32 is read as float64
+    assert not re.search(r"(add|sub|mul|fma|div|sqrt|rcp|ex2)[.a-z0-9]*[.]f32 ", ptx)
 print("compiled")
 """
 

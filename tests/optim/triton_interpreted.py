@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bpgrad.optim import BPGrad, _fused, _triton
+from bpgrad.optim import BPGrad, Eve, MatConvNetAdam, _fused, _triton
 from tests.golden.test_solvers import SOLVERS, TOLERANCE, advance, deviation, open_walk
 from tests.optim import test_fused as cpu
 from tests.optim.conftest import FailOnHostRead
@@ -277,6 +277,55 @@ def test_without_a_gradient_the_loss_is_followed() -> None:
         if not mode:
             assert on_triton(optimizer)
     assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("name", ["eve", "eve-tuned", "matconvnet-adam", "matconvnet-adam-tuned"])
+def test_the_moments_follow_the_transcription(name: str) -> None:
+    options: dict[str, Any] = {} if "eve" in name else {"capturable": True}
+    optimizer, tensors, walk = open_walk(SOLVERS[name], True, False, **options)
+    for _ in range(8):
+        advance(optimizer, tensors, walk)
+    assert optimizer._layout is not None  # type: ignore[attr-defined]
+    assert deviation(SOLVERS[name].rule, walk) <= TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("solver", ["eve", "adam"])
+def test_the_moments_agree_with_the_other_ways(solver: str, dtype: torch.dtype) -> None:
+    """Two groups, one of them without a gradient at first; an lr that is a tensor; NaN losses."""
+    shapes = ((8_200,), (7, 3), (), (0, 3), (5,))
+    runs = []
+    for mode in (None, False):
+        params: list[Any] = [torch.nn.Parameter(draw(s, k, dtype)) for k, s in enumerate(shapes)]
+        groups: list[dict[str, Any]] = [
+            {"params": params[:2], "weight_decay": 0.1},
+            {"params": params[2:4], "lr": torch.tensor(0.02, dtype=dtype), "betas": None},
+            {"params": params[4:], "lr": 0.03, "eps": 1e-3},
+        ]
+        betas = (0.5, 0.0, 0.8)
+        groups[1]["betas"] = betas if solver == "eve" else betas[:2]
+        optimizer: Any
+        if solver == "eve":
+            optimizer = Eve(groups, lr=0.01, foreach=mode)
+        else:
+            optimizer = MatConvNetAdam(groups, lr=0.01, foreach=mode, capturable=True)
+        for t, loss in enumerate((-1.0, 2.0, math.nan, 9.0, 1e-3)):
+            for k, p in enumerate(params):
+                p.grad = draw(shapes[k], 100 * t + k, dtype) if k < 4 or t > 2 else None
+            optimizer.step(loss=loss) if solver == "eve" else optimizer.step()
+        assert (optimizer._layout is not None) == (mode is None)
+        runs.append((params, optimizer))
+    (params, optimizer), (expected, reference) = runs
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-12}
+    tolerance.setdefault("atol", 1e-14)
+    for p, q in zip(params, expected, strict=True):
+        torch.testing.assert_close(p, q, **tolerance)
+        for name, value in reference.state[q].items():
+            torch.testing.assert_close(optimizer.state[p][name], value, **tolerance)
+    for group, other in zip(optimizer.param_groups, reference.param_groups, strict=True):
+        for name in ("d", "f_hat", "step", "steps"):
+            if name in other:
+                torch.testing.assert_close(group[name], other[name], rtol=1e-12, atol=0.0)
 
 
 def test_random_directions_are_left_to_torch() -> None:
