@@ -1,9 +1,13 @@
-"""The fused step on the CPU: one call into _cpu_kernel.c, which is built at installation."""
+"""The fused step: on the CPU one call into _cpu_kernel.c, which is built at installation; on CUDA
+the kernels of _triton.py.
+"""
 
 import ctypes
 import importlib.util
+import os
+import shutil
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,7 +22,8 @@ try:  # what torch.compile guards its inputs with; not public, so nothing depend
 except ImportError:
     TensorGuards = None  # type: ignore[assignment, misc]
 
-NUMBER = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}  # of the kernel's types
+NUMBER = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}  # of the CPU kernel's types
+CUDA_TYPES = (*NUMBER, torch.float16)
 GLOBAL_SCALARS = (
     "f_min",
     "grad_norm",
@@ -53,17 +58,45 @@ def check_fused(foreach: bool | None, on_zero_gradient: str) -> None:
     """Refuse ``fused=True`` where the options or this installation exclude it.
 
     Raises:
-        RuntimeError: with ``foreach`` or ``"random"``, or where the kernel was not built.
+        RuntimeError: with ``foreach`` or ``"random"``, or where there is no kernel.
     """
     if foreach:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
     if on_zero_gradient == "random":
         raise RuntimeError("`fused=True` does not support on_zero_gradient='random'")
-    if kernel() is None:
+    if kernel() is None and not (torch.cuda.is_available() and triton_kernels() is not None):
         raise RuntimeError(
-            "`fused=True` needs the CPU kernel, which was not built: install bpgrad again where"
-            " there is a C compiler with OpenMP, or leave it at None."
+            "`fused=True` needs the CPU kernel, which was not built, or CUDA with Triton: install"
+            " bpgrad again where there is a C compiler with OpenMP, or leave it at None."
         )
+
+
+@cache
+def triton_kernels() -> Any:
+    """The module of the Triton kernels, or None where Triton or the C compiler it needs is not."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler or importlib.util.find_spec("triton") is None:
+        return None
+    from bpgrad.optim import _triton
+
+    return _triton
+
+
+def on_triton(tensor: Tensor) -> bool:
+    """Whether a step of parameters that lie where ``tensor`` does can be Triton's."""
+    return (
+        type(tensor) is Tensor  # not a fake one
+        and tensor.is_cuda
+        and torch.cuda.get_device_capability(tensor.device) >= (7, 0)
+        and triton_kernels() is not None
+    )
+
+
+def dtypes_on(tensor: Tensor) -> Collection[torch.dtype]:
+    """What the kernels take of parameters that lie where ``tensor`` does; nothing without one."""
+    if on_triton(tensor):
+        return CUDA_TYPES
+    return NUMBER if tensor.is_cpu and kernel() is not None else ()
 
 
 def guard(tensors: list[Tensor]) -> Callable[..., bool] | None:
@@ -77,23 +110,29 @@ def guard(tensors: list[Tensor]) -> Callable[..., bool] | None:
 
 
 class Layout:
-    """What the kernel has to know of the tensors of a step beside their addresses.
+    """What the kernels have to know of the tensors of a step beside their addresses.
 
-    It outlives the step, holds no tensor, and says whether it describes the tensors of the next.
+    It outlives the step, holds none of them, and says whether it describes the tensors of the next.
     On small models that takes a third of the time of looking at each of them.
 
     Args:
         tensors: all parameters, all gradients, all velocities.
         counts: number of parameters in each group.
+        triton: whether it is for Triton's kernels.
     """
 
-    def __init__(self, tensors: list[Tensor], counts: list[int]) -> None:
+    def __init__(self, tensors: list[Tensor], counts: list[int], triton: bool = False) -> None:
         self.counts = counts
         params = tensors[: sum(counts)]
         groups = [k for k, count in enumerate(counts) for _ in range(count)]
-        self.rows = array("q")  # the kernel's tensor_row
-        for p, k in zip(params, groups, strict=True):
-            self.rows.extend((p.numel(), NUMBER[p.dtype], k))
+        self.rows = array("q")  # the CPU kernel's tensor_row
+        self.chunks: Any = None
+        if triton:
+            columns = len(tensors) // len(params) if params else 3
+            self.chunks = triton_kernels().Chunks(params, groups, columns)
+        else:
+            for p, k in zip(params, groups, strict=True):
+                self.rows.extend((p.numel(), NUMBER[p.dtype], k))
         self._same = guard(tensors)
 
     def describes(self, tensors: list[Tensor], counts: list[int]) -> bool:
@@ -126,31 +165,78 @@ def fused_layout(
         return None
     if (
         not torch.compiler.is_compiling()  # the compiler fuses the operations itself
-        and kernel() is not None
         and options["on_zero_gradient"] == "skip"
-        and f_min.is_cpu
         and f_min.dtype == torch.float64
+        and (dtypes := dtypes_on(f_min))
     ):
         if known is not None and known.describes(tensors, counts):
             return known
         n = sum(counts)
-        if all(map(fits, tensors[:n], tensors[n : 2 * n], tensors[2 * n :])):
-            return Layout(tensors, counts)
+        if all(
+            param.device == f_min.device and fits(param, grad, velocity, dtypes)
+            for param, grad, velocity in zip(
+                tensors[:n], tensors[n : 2 * n], tensors[2 * n :], strict=True
+            )
+        ):
+            return Layout(tensors, counts, on_triton(f_min))
     if fused:
         raise RuntimeError(
-            "`fused=True` needs dense float32, float64 or bfloat16 parameters on the CPU with "
-            "gradients laid out in memory like them, and no torch.compile; leave it at None."
+            "`fused=True` needs dense float32, float64 or bfloat16 parameters on the CPU, or these "
+            "and float16 on one CUDA device with Triton, gradients laid out in memory like them, "
+            "and no torch.compile; leave it at None."
         )
     return None
 
 
-def fits(param: Tensor, grad: Tensor, velocity: Tensor) -> bool:
-    """Whether the kernel can walk the memory of the three side by side."""
+def triton_layout(
+    like: Tensor, tensors: list[Any], counts: list[int], known: Layout | None
+) -> Layout | None:
+    """The layout of the tensors if Triton can take a step of Eve or MatConvNetAdam, else None.
+
+    Args:
+        like: one of the optimizer's 0-dim tensors.
+        tensors: all parameters, all gradients, all means, all mean squares.
+        counts: number of parameters in each group.
+        known: that of the step before; it is returned if it still holds.
+    """
+    n = sum(counts)
+    if torch.compiler.is_compiling() or not n or not on_triton(like):
+        return None
+    if known is not None and known.describes(tensors, counts):
+        return known
+    columns = zip(*(tensors[k : k + n] for k in range(0, 4 * n, n)), strict=True)
+    if all(
+        p.device == like.device and fits(p, g, m, CUDA_TYPES) and fits(p, g, v, CUDA_TYPES)
+        for p, g, m, v in columns
+    ):
+        return Layout(tensors, counts, triton=True)
+    return None
+
+
+def triton_moments(
+    groups: Sequence[dict[str, Any]],
+    tensors: list[Tensor],
+    layout: Layout,
+    counts: list[Tensor],
+    feedback: tuple[Tensor, Tensor, Tensor] | None,
+) -> None:
+    """The whole step of Eve, or without ``feedback`` of MatConvNetAdam: see _triton_moments.py."""
+    from bpgrad.optim import _triton_moments
+
+    moves = [count > 0 for count in layout.counts]
+    _triton_moments.step(groups, tensors, layout.chunks, counts, moves, feedback)
+    n = sum(layout.counts)
+    torch.autograd.graph.increment_version(tensors[:n] + tensors[2 * n :])
+
+
+def fits(
+    param: Tensor, grad: Tensor, velocity: Tensor, dtypes: Collection[torch.dtype] = NUMBER
+) -> bool:
+    """Whether a kernel that takes ``dtypes`` can walk the memory of the three side by side."""
     return (
         type(param) in (Parameter, Tensor)
         and type(grad) is Tensor
-        and param.is_cpu
-        and param.dtype in NUMBER
+        and param.dtype in dtypes
         and grad.dtype == velocity.dtype == param.dtype
         and not grad.is_neg()
         and param.shape == grad.shape == velocity.shape
@@ -194,8 +280,27 @@ def fused_step(
         groups: the parameter groups; their 0-dim tensors are updated in place.
         tensors: all parameters with a gradient, all gradients, all velocities.
         layout: theirs.
-        loss: 0-dim, float64, on the CPU.
+        loss: 0-dim, float64, where the parameters are.
     """
+    shared = groups[0]
+    places = [shared[name] for name in GLOBAL_SCALARS]
+    if layout.chunks is not None:
+        triton_kernels().step(groups, tensors, layout.chunks, loss, places)
+    else:
+        cpu_step(groups, tensors, layout, loss, places)
+    n = len(tensors) // 3
+    # Autograd has to notice that the parameters have changed, which a pointer does not tell it.
+    torch.autograd.graph.increment_version(tensors[:n] + tensors[2 * n :])
+
+
+def cpu_step(
+    groups: Sequence[dict[str, Any]],
+    tensors: list[Tensor],
+    layout: Layout,
+    loss: Tensor,
+    places: list[Tensor],
+) -> None:
+    """The step by the CPU kernel; ``places`` are the global 0-dim tensors."""
     shared = groups[0]
     addresses = array("q", list(map(Tensor.data_ptr, tensors)))
     options, pointers = array("d"), array("q")
@@ -213,10 +318,9 @@ def fused_step(
             rates[k] = lr
             address = rates.buffer_info()[0] + 8 * k
         pointers.extend((address, group["step_size"].data_ptr()))
-    scalars = array("q", [loss.data_ptr(), *[shared[name].data_ptr() for name in GLOBAL_SCALARS]])
-    n = len(tensors) // 3
+    scalars = array("q", [loss.data_ptr(), *map(Tensor.data_ptr, places)])
     failed = kernel()(
-        n,
+        len(tensors) // 3,
         layout.rows.buffer_info()[0],
         addresses.buffer_info()[0],
         len(groups),
@@ -230,5 +334,3 @@ def fused_step(
     )
     if failed:
         raise MemoryError("no memory for the list of blocks of a BPGrad step")
-    # Autograd has to notice that the parameters have changed, which a pointer does not tell it.
-    torch.autograd.graph.increment_version(tensors[:n] + tensors[2 * n :])

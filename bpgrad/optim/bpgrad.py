@@ -73,15 +73,15 @@ class BPGrad(LossAwareOptimizer):
             and of the step count, takes nothing from torch's generators and is the same on every
             device.
         foreach: True for multi-tensor operations, False for a loop over the parameters.
-        fused: True for the compiled CPU kernel, which passes over memory twice: it takes dense
-            float32, float64 and bfloat16 parameters with gradients laid out like them.
-            None for both: fused where possible, else foreach.
+        fused: True for the compiled CPU kernel, on CUDA Triton's: they pass over memory twice and
+            take dense float32, float64, bfloat16 (CUDA: float16) parameters and gradients of one
+            layout. None for both: fused where possible, else foreach.
 
     Raises:
         ValueError: for a value outside its range, or a group that sets its own global option.
         TypeError: for an L that is neither a number nor ``"auto"``.
         RuntimeError: for ``fused`` together with ``foreach`` or ``on_zero_gradient="random"``, or
-            where the kernel was not built; for parameters that are one rank's part of larger ones
+            where there is no kernel; for parameters that are one rank's part of larger ones
             and not DTensors (ZeroRedundancyOptimizer, FullyShardedDataParallel).
     """
 

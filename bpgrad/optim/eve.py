@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from bpgrad.optim._fused import Layout, flat, triton_layout, triton_moments
 from bpgrad.optim._loss_aware import Closure, Loss, LossAwareOptimizer, buckets, check_group
 
 
@@ -37,13 +38,15 @@ class Eve(LossAwareOptimizer):
         eps: ε ≥ 0, added to the denominator.
         thresholds: k and K with 0 < k ≤ K, the bounds of r.
         weight_decay: λ ≥ 0, coupled (added to the gradient).
-        foreach: False for a loop over the parameters, otherwise multi-tensor operations.
+        foreach: True for multi-tensor operations, False for a loop over the parameters, None for
+            Triton's kernels on CUDA where they can be, else multi-tensor operations.
 
     Raises:
         ValueError: for a value outside its range.
     """
 
     _scalars = ("d", "f_hat", "step")
+    _layout: Layout | None = None  # of the tensors of the last step, if it was Triton's
 
     def __init__(
         self,
@@ -122,11 +125,23 @@ class Eve(LossAwareOptimizer):
                 if p.grad is not None:
                     self._moments(p)
             return None
+        moving = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        if any(p.grad.is_sparse for params in moving for p in params):
+            raise RuntimeError("Eve does not support sparse gradients")
+        if all(group["foreach"] is None for group in self.param_groups):
+            moments = [self._moments(p) for params in moving for p in params]
+            tensors = flat(moving, [[m for m, _ in moments], [v for _, v in moments]])
+            first, counts = self.param_groups[0], [len(params) for params in moving]
+            layout = triton_layout(first["d"], tensors, counts, self._layout)
+            if not torch.compiler.is_compiling():
+                self._layout = layout
+            if layout is not None:
+                steps = [group["step"] for group in self.param_groups]
+                feedback = (f, first["d"], first["f_hat"])
+                triton_moments(self.param_groups, tensors, layout, steps, feedback)
+                return given
         self._update_feedback(f)
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if any(p.grad.is_sparse for p in params):
-                raise RuntimeError("Eve does not support sparse gradients")
+        for group, params in zip(self.param_groups, moving, strict=True):
             if params:
                 group["step"].add_(1)
                 self._update(group, params)
@@ -158,7 +173,7 @@ class Eve(LossAwareOptimizer):
         grads = [p.grad for p in params if p.grad is not None]
         moments = [self._moments(p) for p in params]
         means, squares = [m for m, _ in moments], [v for _, v in moments]
-        apply = _apply_loop if group["foreach"] is False else _apply_foreach
+        apply = _apply_loop if group["foreach"] is False else apply_foreach
         for ws, gs, ms, vs in buckets(params, grads, means, squares):
             device, dtype = ws[0].device, torch.promote_types(ws[0].dtype, torch.float32)
             apply(
@@ -203,7 +218,7 @@ def _apply_loop(
         w.sub_(step_size * m / (feedback * v.sqrt() + eps))
 
 
-def _apply_foreach(
+def apply_foreach(
     params: list[Tensor],
     grads: list[Tensor],
     means: list[Tensor],
@@ -213,8 +228,8 @@ def _apply_foreach(
     beta1: float,
     beta2: float,
     eps: float,
-    feedback: Tensor,
-    step_size: Tensor,
+    feedback: Tensor | float,
+    step_size: Tensor | float,
 ) -> None:
     """The same with multi-tensor operations."""
     if weight_decay != 0:
@@ -223,7 +238,8 @@ def _apply_foreach(
     torch._foreach_mul_(squares, beta2)
     torch._foreach_addcmul_(squares, grads, grads, value=1.0 - beta2)
     denominators = torch._foreach_sqrt(squares)
-    torch._foreach_mul_(denominators, feedback)
+    if isinstance(feedback, Tensor):  # else it is 1, as in MatConvNetAdam
+        torch._foreach_mul_(denominators, feedback)
     torch._foreach_add_(denominators, eps)
     steps = torch._foreach_mul(means, step_size)
     torch._foreach_addcdiv_(params, steps, denominators, value=-1.0)

@@ -225,6 +225,7 @@ def test_momentum_solver_follows_its_transcription(name: str, momentum: bool, de
         pytest.param("bpgrad-paper", "fused", marks=needs_kernel),
         pytest.param("bpgrad-released", "fused", marks=needs_kernel),
         *product(("eve",), ("foreach", None)),
+        *product(("matconvnet-adam", "matconvnet-adam-tuned"), ("foreach", "capturable")),
     ],
 )
 def test_every_kernel_follows_the_transcription(name: str, kernel: str | None) -> None:

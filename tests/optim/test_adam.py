@@ -7,6 +7,7 @@ import torch
 from torch.optim import Adam
 
 from bpgrad.optim import MatConvNetAdam
+from tests.optim.conftest import FailOnHostRead
 
 Options = dict[str, Any]
 Params = list[Any]  # torch.nn.Parameter: mypy cannot know that their gradients are set
@@ -18,6 +19,7 @@ MODES: dict[str, Options] = {
     "foreach": {"foreach": True},
     "loop": {"foreach": False},
     "fused": {"fused": True},
+    "capturable": {"capturable": True},
 }
 
 
@@ -225,6 +227,34 @@ def test_grad_scaler_skips_a_step_as_a_whole(mode: Options) -> None:
         scaler.update()
     assert optimizer.param_groups[0]["steps"] == 1
     torch.testing.assert_close(params[0].detach(), torch.full((3,), 1.0 - 1e-3))
+
+
+def test_capturable_reads_nothing_on_the_host(no_host_read: FailOnHostRead) -> None:
+    params = new_params()
+    optimizer = MatConvNetAdam(params, lr=torch.tensor(1e-2), weight_decay=0.1, capturable=True)
+    set_grads(params, 0)
+    with no_host_read:
+        optimizer.step()
+        optimizer.step()
+    assert optimizer.param_groups[0]["steps"] == 2
+
+
+def test_capturable_goes_on_from_a_state_that_is_not_and_back() -> None:
+    moved = []
+    for kinds in ((False, False), (False, True), (True, False)):
+        params, state = new_params(), None
+        for t, capturable in enumerate(kinds):
+            optimizer = MatConvNetAdam(params, lr=1e-2)
+            if state is not None:
+                optimizer.load_state_dict(state)
+            optimizer.param_groups[0].update(capturable=capturable)
+            set_grads(params, t)
+            optimizer.step()
+            state = optimizer.state_dict()
+        moved.append(params)
+    for params in moved[1:]:
+        for p, q in zip(params, moved[0], strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-13, atol=1e-15)
 
 
 def test_capturable_counts_in_a_tensor() -> None:
