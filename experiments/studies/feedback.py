@@ -291,7 +291,7 @@ def run(
         runs.write_etas(found)
         while waiting := ready(found, seeds, noisy):
             pairs = runs.pairs(waiting)
-            runner.execute(runner.Plan("feedback", "", "epochs", pairs, folder), jobs)
+            runner.execute(runner.Plan("feedback", "", "", "epochs", pairs, folder), jobs)
             found = runs.found(seeds, noisy)
             runs.write_etas(found)
             write_meta(folder)
