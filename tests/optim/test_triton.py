@@ -20,6 +20,7 @@ needs_triton = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_triton
 def test_the_kernels_in_tritons_interpreter() -> None:
     """See triton_interpreted.py; all of its tests in one process."""
@@ -60,16 +61,16 @@ def compiled(kernel, **constants):
     return triton.compile(source, target, {"enable_fp_fusion": True}).asm["ptx"]
 
 
-for dtype, computed in ((tl.float32, tl.float32), (tl.bfloat16, tl.float32)):
-    options = {"DTYPE": dtype, "COMPUTE": computed, "ALIGNED": True, "CHUNK": 8192, "BLOCK": 2048}
-    for kernel in (_triton.squares, _triton.update, _triton_moments.update):
-        more = {"DECAY": True} if kernel is _triton.squares else {}
-        assert "ld.global.v4.b32" in compiled(kernel, **options, **more)
+options = {"COMPUTE": tl.float32, "ALIGNED": True, "CHUNK": 8192, "BLOCK": 2048}
+for kernel, more in (
+    (_triton.squares, {"DTYPE": tl.float32, "DECAY": True}),
+    (_triton.update, {"DTYPE": tl.bfloat16}),
+    (_triton_moments.update, {"DTYPE": tl.float32}),
+):
+    assert "ld.global.v4.b32" in compiled(kernel, **options, **more)
 for kernel, options in (
     (_triton.scalars, {"PAPER": True, "SUMS": 1024}),
-    (_triton.scalars, {"PAPER": False, "SUMS": 1024}),
     (_triton_moments.scalars, {"FEEDBACK": True}),
-    (_triton_moments.scalars, {"FEEDBACK": False}),
 ):
     ptx = compiled(kernel, GROUPS=32, **options)
     assert "sqrt.rn.f64" in ptx and "div.rn.f64" in ptx
@@ -78,6 +79,7 @@ print("compiled")
 """
 
 
+@pytest.mark.slow
 @needs_triton
 def test_the_kernels_compile_for_a_gpu() -> None:
     """Whole vectors are loaded, and the scalars' kernel computes nothing in float32."""
@@ -99,10 +101,12 @@ def test_without_triton_torch_takes_the_step(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_fake_cuda_tensor_is_left_to_torch() -> None:
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    """It has no memory; nor need there be a GPU to be asked what it can do."""
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        assert not _fused.on_triton(torch.zeros((), device="cuda"))
+    class Fake(torch.Tensor):
+        is_cuda = True
+
+    assert not _fused.on_triton(torch.zeros(()).as_subclass(Fake))
 
 
 # --- on a GPU -------------------------------------------------------------------------------------
