@@ -273,7 +273,8 @@ EXPERIMENTS_MAY_IMPORT = {
     "claims": {"engine"},
     "studies": {"engine", "claims"},
     "ablation": set(),
-    "__main__": {"engine", "claims"},
+    "findings": {"claims"},
+    "__main__": {"engine", "claims", "findings"},
 }
 
 REPORTING_MAY_IMPORT = {

@@ -93,12 +93,21 @@ def check_arguments(
             raise ConfigError(unknown(f"{group}.{name}", [*reserved, *allowed], prefix=f"{group}."))
         hint = hints.get(name, Any)
         if not _fits(value, hint):
-            expected = inspect.formatannotation(hint).replace("typing.", "")
-            raise ConfigError(f"{group}.{name}={value!r}: expected {expected}")
+            raise ConfigError(f"{group}.{name}={value!r}: expected {_words(hint)}")
     for name, parameter in allowed.items():
         required = parameter.default is parameter.empty and name not in supplied
         if required and name not in arguments:
             raise ConfigError(f"{group}.{name}: required by {function.__qualname__}; set it")
+
+
+def _words(hint: Any) -> str:
+    """An annotation as a user reads it: float or 'auto'."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_words, parts))
+    if origin is typing.Literal:
+        return " or ".join(map(repr, parts))
+    return inspect.formatannotation(hint).replace("typing.", "")
 
 
 def _fits(value: Any, hint: Any) -> bool:

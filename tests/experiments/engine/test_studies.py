@@ -111,20 +111,18 @@ def test_a_module_that_is_not_there_is_told(folder: Path) -> None:
 
 def test_the_report_has_a_section_of_each_study(folder: Path) -> None:
     page = report.rebuild(HERE)
-    assert "\n- Figure 99: A toy: `make toy`\n" in page.read_text().partition("Not run yet")[2]
+    assert "\n- A toy (Figure 99): `make toy`\n" in page.read_text().partition("Not run yet")[2]
     main(["toy"])
     text = page.read_text() if page == report.rebuild(HERE) else ""
     again = "`make toy` computes and builds it again."
-    assert f"## Figure 99: A toy\n\n{again}\n\nThe text.\n\n![Toy](figures/toy.png)\n" in text
+    assert f"### A toy (Figure 99)\n\n{again}\n\nThe text.\n\n![Toy](figures/toy.png)\n" in text
     assert "Not run yet" not in text
-    assert "Beyond the paper" not in text
 
 
-def test_what_the_paper_does_not_have_stands_under_a_heading_of_its_own(folder: Path) -> None:
+def test_what_the_paper_does_not_have_is_named_without_a_number(folder: Path) -> None:
     declare(folder, paper=None)
     main(["toy"])
-    text = report.rebuild(HERE).read_text()
-    assert "### A toy\n" in text.partition("\n## Beyond the paper\n")[2]
+    assert "\n### A toy\n" in report.rebuild(HERE).read_text()
 
 
 def test_tables_and_planned_seeds_of_a_study_reach_the_checks(folder: Path) -> None:
