@@ -1,7 +1,7 @@
 """Train one solver on one task: python run.py task=cifar10 solver=bpgrad (see --help)."""
 
+from bpgrad.startup import begin
 from bpgrad.suite import exit_without
-from bpgrad.training.startup import begin
 
 if __name__ == "__main__":
     begin()

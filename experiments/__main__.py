@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bpgrad.startup import begin
 from bpgrad.suite import exit_without
-from bpgrad.training.startup import begin
 
 if __name__ == "__main__":
     begin()

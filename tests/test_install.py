@@ -59,6 +59,7 @@ def modules_of_the_suite() -> list[str]:
         canonicalize_name(Requirement(text).name)
         for text in PROJECT["optional-dependencies"]["suite"]
     }
+    names -= {Requirement(text).name for text in PROJECT["dependencies"]}  # a later one, of some
     names -= {"filelock"}  # torch needs it too
     owners = importlib.metadata.packages_distributions()
     return [name for name, found in owners.items() if names & set(map(canonicalize_name, found))]

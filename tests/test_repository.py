@@ -256,6 +256,7 @@ MAY_IMPORT = {
     "errors": set(),
     "world": {"errors"},
     "suite": set(),
+    "startup": set(),
     "optim": set(),
     "branch_prune": set(),
     "models": {"errors"},
@@ -263,7 +264,7 @@ MAY_IMPORT = {
     "data": {"errors"},
     "tasks": {"data", "models", "metrics", "world", "errors"},
     "records": {"suite", "errors"},
-    "training": {"suite", "tasks", "metrics", "optim", "records", "world", "errors"},
+    "training": {"suite", "startup", "tasks", "metrics", "optim", "records", "world", "errors"},
     "reporting": {"suite", "records", "metrics", "errors"},
 }
 

@@ -13,8 +13,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from bpgrad.errors import BPGradError
+from bpgrad.startup import EXIT_CODE, open_streams
 from bpgrad.training.signatures import unknown
-from bpgrad.training.startup import EXIT_CODE, open_streams
 
 
 def run_command(command: Callable[[], object]) -> NoReturn:

@@ -107,6 +107,8 @@ def _words(hint: Any) -> str:
         return " or ".join(map(_words, parts))
     if origin is typing.Literal:
         return " or ".join(map(repr, parts))
+    if hint in (None, type(None)):
+        return "null"
     return inspect.formatannotation(hint).replace("typing.", "")
 
 

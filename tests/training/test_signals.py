@@ -101,7 +101,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 def test_ctrl_c_while_the_imports_run_is_one_line() -> None:
     done = run_python(
         "import os, signal\n"
-        "from bpgrad.training.startup import begin\n"
+        "from bpgrad.startup import begin\n"
         "begin()\n"
         "class Import:\n"
         "    def __del__(self): os.kill(os.getpid(), signal.SIGINT)\n"
@@ -136,7 +136,7 @@ def test_a_closed_standard_output_is_no_error(tmp_path: Path) -> None:
     """As `>&-`: nothing is printed, and no file becomes the standard output."""
     code = (
         "import os, sys\n"
-        "from bpgrad.training.startup import begin\n"
+        "from bpgrad.startup import begin\n"
         "begin()\n"
         "print('to nobody')\n"
         "assert not sys.stdout.isatty()\n"

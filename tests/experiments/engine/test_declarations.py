@@ -212,7 +212,7 @@ def solver(**changes: object) -> list[dict[str, object]]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"needs": 1}, "mine.needs=1: expected str | None"),
+        ({"needs": 1}, "mine.needs=1: expected str or null"),
         ({"report": "no"}, "mine.report='no': expected bool"),
         ({"titel": "A"}, "unknown mine.titel: did you mean mine.title? choices: title, seeds,"),
         ({"name": "other"}, "unknown mine.name: choices: title, "),

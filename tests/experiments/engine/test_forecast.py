@@ -149,12 +149,12 @@ def test_the_command_says_it_and_trains_nothing(
 
 def test_what_waits_for_something_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "mine.yaml").write_text(f"needs: the moon\n{DECLARATION}")
-    (folder / "toy.yaml").write_text("{title: A toy, study: toy}")
+    (folder / "toy.yaml").write_text("{title: A toy, study: figure1}")
     main(["mine", "--dry-run"])
     main(["toy", "--dry-run"])
     assert capsys.readouterr().out.splitlines() == [
         "mine: none of 5 runs can start; it needs the moon",
-        "toy would be computed into results/studies/toy; no rate is measured of studies",
+        "toy would be computed into results/studies/figure1; no rate is measured of studies",
     ]
 
 

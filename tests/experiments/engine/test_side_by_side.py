@@ -166,6 +166,6 @@ def test_jobs_that_are_none(jobs: str, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_study_is_one_process(folder: Path) -> None:
-    (folder / "toy.yaml").write_text("{title: A toy, study: toy}")
+    (folder / "toy.yaml").write_text("{title: A toy, study: figure1}")
     with pytest.raises(ConfigError, match=r"^--jobs 2: toy is a study, which is one process$"):
         main(["toy", "--jobs", "2"])
