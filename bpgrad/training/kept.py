@@ -27,10 +27,15 @@ SEED = re.compile(r"seed=(0|[1-9]\d*)")
 def place_of(files: Path, overrides: Sequence[str], schema: str) -> Path | None:
     """Where the configuration for some overrides, whatever their seed, is kept; None if nowhere.
 
-    Overrides of Hydra's own settings may name other folders, whose contents are not known.
+    Overrides of Hydra's own settings may name other folders, whose contents are not known, and a
+    choice without a file, as a solver of one's own, is in Hydra's store, which is not known either.
     """
     if any(override.lstrip("+~").startswith("hydra") for override in overrides):
         return None
+    for override in overrides:
+        group, _, choice = override.lstrip("+~").partition("=")
+        if (files / group).is_dir() and not (files / group / f"{choice}.yaml").is_file():
+            return None
     stats = tuple(
         (str(path), stat.st_mtime_ns, stat.st_size)
         for path in sorted(files.rglob("*.yaml"))

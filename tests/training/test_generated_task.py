@@ -35,7 +35,8 @@ def boxes(tmp_path: Path) -> Callable[..., Trained]:
 
 
 def composed(folder: Path, *overrides: str) -> Config:
-    own = ["~task.holdout", "task.name=boxes", "task.target=tests.training.boxes.Boxes"]
+    options = [f"~task.{key}" for key in ("holdout", "judge_test", "label_noise")]
+    own = [*options, "task.name=boxes", "task.target=tests.training.boxes.Boxes"]
     places = [f"results_root={folder}/runs", f"checkpoint_root={folder}/checkpoints"]
     sizes = ["epochs=3", "batch_size=8", "threads=1", "workers=0"]
     return load([*own, *places, *sizes, *overrides])

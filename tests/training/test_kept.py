@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bpgrad.training import composition, config, kept
+from bpgrad.training.config import CONFIG_DIR
 
 
 @pytest.fixture
@@ -48,3 +49,9 @@ def test_changed_files_are_another_place_and_hydras_own_settings_none(tmp_path: 
     file.write_text("a: 22\n", encoding="utf-8")
     assert before != kept.place_of(tmp_path, ["task=x"], "schema")
     assert kept.place_of(tmp_path, ["hydra.searchpath=[x]"], "schema") is None
+
+
+def test_a_choice_without_a_file_is_kept_nowhere(tmp_path: Path) -> None:
+    """It lies in Hydra's store, as a solver of one's own, and may be another one next time."""
+    assert kept.place_of(CONFIG_DIR, ["solver=bpgrad"], "") is not None
+    assert kept.place_of(CONFIG_DIR, ["solver=mine"], "") is None
