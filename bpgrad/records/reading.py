@@ -218,7 +218,7 @@ def read_steps(directory: Path) -> dict[str, np.ndarray]:
         if "quantiles" in steps:
             expected = (len(steps["quantiles"]), len(levels), width)
             require(steps["quantiles"].shape == expected, "quantiles: of another shape")
-        whole = [name for name in steps if name.startswith("epoch")]
+        whole = [name for name in steps if name not in ("columns", "quantile_levels", "quantiles")]
         require(whole == [f"epoch{k}" for k in range(1, len(whole) + 1)], "epochs are missing")
         for name in whole:
             shape, kind = steps[name].shape, steps[name].dtype.kind

@@ -255,9 +255,11 @@ resumed.log(ROW_4)
 resumed.finish({}, exit_code=3)
 """
     done = run_script(body, tmp_path)
-    assert (done.stdout, done.stderr) == ("not for W&B\n", "")
-
     first, second = run_directories(tmp_path)
+    said = [f"upload to W&B with: wandb sync {folder}" for folder in (first, second)]
+    assert done.stdout.splitlines() == [said[0], "not for W&B", said[1]]
+    assert done.stderr == ""
+
     assert (tmp_path / "mirror" / "wandb" / "latest-run").resolve() == second
     assert first.name.startswith("offline-run-")
     assert_same_rows(rows(first), ROWS)
