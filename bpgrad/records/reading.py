@@ -219,6 +219,7 @@ def read_steps(directory: Path) -> dict[str, np.ndarray]:
             expected = (len(steps["quantiles"]), len(levels), width)
             require(steps["quantiles"].shape == expected, "quantiles: of another shape")
         whole = [name for name in steps if name not in ("columns", "quantile_levels", "quantiles")]
+        require(bool(whole), "no epoch is whole")  # a damaged list of contents may hide some
         require(whole == [f"epoch{k}" for k in range(1, len(whole) + 1)], "epochs are missing")
         for name in whole:
             shape, kind = steps[name].shape, steps[name].dtype.kind
