@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from hypothesis import settings
 # How long an example takes is no property of the code: another machine, or a busy one, is slower.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+
+# Started in the background of a shell, or by some CI runners, a process ignores Ctrl-C, and so do
+# its children: what they do on it could not be tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
