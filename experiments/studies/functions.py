@@ -66,7 +66,8 @@ def random_functions(seed: int = 0) -> Iterator[Function]:
                 rng = np.random.default_rng((seed, FAMILIES.index(family), dim, k))
                 positive = k % 2 == 1
                 f_star = float(rng.uniform(0.1, 0.5)) if positive else 0.0
-                yield family(dim, f_star, rng, f"{family.__name__}, D = {dim}, no. {k}")
+                name = f"{family.__name__}, D = {dim}, no. {k}"
+                yield family(dim, f_star, rng, f"{name} of seed {seed}" if seed else name)
 
 
 def cones(dim: int, f_star: float, rng: np.random.Generator, name: str = "cones") -> Function:

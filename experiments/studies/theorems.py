@@ -442,11 +442,11 @@ def table(runs: Sequence[Trial]) -> pd.DataFrame:
 
 
 def run(folder: Path, *, seeds: Sequence[int] = (), overrides: Sequence[str] = ()) -> None:
-    """Compute the table and write it into ``folder``, unless it is there; about two minutes.
+    """Compute the table and write it into ``folder``, unless it is there; two minutes a seed.
 
     Args:
         folder: of the records.
-        seeds: the first draws the functions; 0 if empty.
+        seeds: each draws as many functions; 0 if empty.
         overrides: there are no settings; any is refused.
 
     Raises:
@@ -454,10 +454,12 @@ def run(folder: Path, *, seeds: Sequence[int] = (), overrides: Sequence[str] = (
     """
     if overrides:
         raise ConfigError(f"theorems: there is nothing to set, unlike {' '.join(overrides)}")
-    if (folder / RECORD).exists():
+    drawn = [function for seed in seeds or (0,) for function in random_functions(seed)]
+    functions = [*drawn, *counterexamples()]
+    path = folder / RECORD
+    if path.exists() and set(pd.read_csv(path)["functions"]) == {len(functions)}:
         return
-    functions = [*random_functions(seeds[0] if seeds else 0), *counterexamples()]
-    write_text(folder / RECORD, table(trials(functions)).to_csv(index=False))
+    write_text(path, table(trials(functions)).to_csv(index=False))
     write_meta(folder)
 
 
