@@ -4,10 +4,15 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
+
+from bpgrad.data import cifar10
 
 # How long an example takes is no property of the code: another machine, or a busy one, is slower.
 settings.register_profile("any machine", deadline=None)
@@ -38,10 +43,10 @@ def unsynced() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def own_cache(shared_folder: Path) -> Iterator[None]:
     """What is kept for the next command, here and in child processes, is not the user's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache", numbered=True)))
+        patch.setenv("XDG_CACHE_HOME", str(shared_folder / "cache"))
         yield
 
 
@@ -66,12 +71,52 @@ def subnormal_numbers() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def data_root() -> Path:
-    """The folder of the real data sets; skips the test where there is none."""
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all the processes of this run of the tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_root(shared_folder: Path) -> Path:
+    """The real data sets, in a folder where the tests may write; skips where there are none."""
     if not (value := os.environ.get("BPGRAD_DATA")):
         pytest.skip("set BPGRAD_DATA to the folder that holds MNIST/raw and cifar-10-batches-py")
-    root = Path(value)
     for needed in ("MNIST/raw", "cifar-10-batches-py"):
-        if not (root / needed).is_dir():
+        if not Path(value, needed).is_dir():
             pytest.skip(f"BPGRAD_DATA={value} has no {needed}; see scripts/get_data.py")
+    root = shared_folder / "data"
+    with FileLock(shared_folder / "data.lock"):
+        if not root.exists():
+            root.mkdir()
+            for path in Path(value).resolve().iterdir():
+                if path.name != "cache":  # of the code of today, not of earlier runs
+                    (root / path.name).symlink_to(path)
     return root
+
+
+@pytest.fixture(scope="session")
+def prepared_cifar10(data_root: Path, shared_folder: Path) -> Path:
+    """The `data_root`, whose cache has CIFAR-10: preparing it takes most of a minute."""
+    kept = shared_folder / "eigenvalues.npy"
+    with FileLock(shared_folder / "cifar10.lock"):
+        if not kept.exists():
+            found = []
+
+            def eigh(matrix: np.ndarray, solve: Any = np.linalg.eigh) -> Any:
+                found.append(solve(matrix))
+                return found[0]
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(np.linalg, "eigh", eigh)
+                cifar10.load(data_root)
+            np.save(kept, found[0].eigenvalues)
+    return data_root
+
+
+@pytest.fixture(scope="session")
+def cifar10_eigenvalues(prepared_cifar10: Path, shared_folder: Path) -> np.ndarray:
+    """Of the covariance of the training images, as the preprocessing computed them, (3072,)."""
+    return np.load(shared_folder / "eigenvalues.npy")

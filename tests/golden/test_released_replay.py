@@ -6,13 +6,11 @@ Trajectories are compared in float64 only: in float32 two correct ones part afte
 """
 
 import math
-import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -198,12 +196,11 @@ def preprocess(folder: Path, train: int, test: int) -> Preprocessed:
 
 
 @pytest.fixture(scope="module")
-def data_root() -> Path:
-    root = Path(os.environ.get("BPGRAD_DATA", "data"))
-    for needed in ("cifar-10-batches-py/test_batch", "bpgrad/Weights_init_cifar10.mat"):
-        if not (root / needed).is_file():
-            pytest.skip(f"{root / needed} is missing: set BPGRAD_DATA to the folder of the data")
-    return root
+def released_weights(data_root: Path) -> Path:
+    path = data_root / "bpgrad" / "Weights_init_cifar10.mat"
+    if not path.is_file():
+        pytest.skip(f"BPGRAD_DATA has no {path.relative_to(data_root)}")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -212,12 +209,8 @@ def transcribed(data_root: Path) -> Preprocessed:
 
 
 @pytest.fixture(scope="module")
-def loaded(data_root: Path) -> tuple[ImageSet, ImageSet]:
-    """Prepared by the code of today: in a root of its own, without the cache of earlier runs."""
-    with TemporaryDirectory() as root:
-        folder = Path(root, "cifar-10-batches-py")
-        folder.symlink_to((data_root / folder.name).resolve())
-        return cifar10.load(Path(root))
+def loaded(prepared_cifar10: Path) -> tuple[ImageSet, ImageSet]:
+    return cifar10.load(prepared_cifar10)
 
 
 def random_weights(rng: np.random.Generator) -> list[Array]:
@@ -350,9 +343,9 @@ def replay_product(weights: Path, images: torch.Tensor, labels: torch.Tensor) ->
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_first_step_of_the_transcription(data_root: Path, transcribed: Preprocessed) -> None:
+def test_first_step_of_the_transcription(released_weights: Path, transcribed: Preprocessed) -> None:
     """Nothing of bpgrad takes part: the reference values hold for the transcription itself."""
-    weights = read_weights(data_root / "bpgrad" / "Weights_init_cifar10.mat")
+    weights = read_weights(released_weights)
     run = replay_transcribed(weights, transcribed.train, transcribed.train_labels, iterations=1)
     assert (round(run.objectives[0], 4), round(run.step_sizes[0], 5)) == (2.7502, 0.04950)
 
@@ -360,12 +353,12 @@ def test_first_step_of_the_transcription(data_root: Path, transcribed: Preproces
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_fifty_iterations_of_the_released_run(
-    data_root: Path,
+    released_weights: Path,
     transcribed: Preprocessed,
     loaded: tuple[ImageSet, ImageSet],
 ) -> None:
     """Both sides see the same pixels, since a float32 rounding of them would part the paths."""
-    path = data_root / "bpgrad" / "Weights_init_cifar10.mat"
+    path = released_weights
     images = loaded[0].images[: BATCH * ITERATIONS].double()
     ours = replay_product(path, images, loaded[0].labels)
     theirs = replay_transcribed(

@@ -164,14 +164,14 @@ def test_limits_and_batch_sizes() -> None:
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_cifar10_from_the_released_weights(data_root: Path) -> None:
+def test_cifar10_from_the_released_weights(prepared_cifar10: Path) -> None:
     """Whatever the seed; and the multipliers are the model's."""
     from bpgrad.models.lenet import CifarLeNet, load_matconvnet_weights
 
-    weights = data_root / "bpgrad" / "Weights_init_cifar10.mat"
+    weights = prepared_cifar10 / "bpgrad" / "Weights_init_cifar10.mat"
     if not weights.exists():
         pytest.skip(f"{weights} is not there")
-    task = Cifar10(context(data_root=data_root, batch_size=100), initial_weights="released")
+    task = Cifar10(context(data_root=prepared_cifar10, batch_size=100), initial_weights="released")
     assert task.mirror_training
     assert not task.mirror_validation
     expected = CifarLeNet(torch.Generator())
