@@ -14,7 +14,8 @@ FIRST = {
     "undecided": "C3 C10 C11 C12 C13 C14 C15 C21",
     "not run": "C1 C16 C17 C18 C19 C20",
 }
-SEEDS = {"C1": 1, "C2": 117, "C3": 16, "C4": 1, "C5": 1, "C6": 3, "C7": 1, "C8": 1, "C9": 3}
+#: n; of C2 it counts functions, and the theorems have been tried on more of them since.
+SEEDS = {"C1": 1, "C2": 232, "C3": 16, "C4": 1, "C5": 1, "C6": 3, "C7": 1, "C8": 1, "C9": 3}
 
 
 @pytest.mark.slow
