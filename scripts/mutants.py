@@ -153,12 +153,16 @@ def main() -> None:
     print(f"{totals[0]} of {totals[1]} found: {totals[0] / max(1, totals[1]):.0%}")
 
 
+def _no_source(folder: str, names: list[str]) -> set[str]:
+    large = {".git", ".venv", "results", "checkpoints", "data"}
+    return large & set(names) if Path(folder) == ROOT else {"__pycache__"}
+
+
 def _group(name: str, sample: int | None, seed: int) -> tuple[int, int]:
     places, tests = GROUPS[name]
     with tempfile.TemporaryDirectory(prefix="bpgrad-mutants-") as scratch:
         folder = Path(scratch) / "repository"
-        ignore = shutil.ignore_patterns(".git", ".venv", "results", "node_modules", "data")
-        shutil.copytree(ROOT, folder, ignore=ignore)
+        shutil.copytree(ROOT, folder, ignore=_no_source)
         start = time.monotonic()
         if notices(folder, tests, 3600.0):
             sys.exit(f"{name}: the tests fail without any fault")
