@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bpgrad.errors import BPGradError
-from bpgrad.training import slurm
+from bpgrad.training import lookup, slurm
 from bpgrad.training.cli import run_command, tell
 from bpgrad.training.config import CONFIG_DIR, parse, register
 from bpgrad.training.sweep import shown_value, what_is_left, worst_value
@@ -28,7 +28,7 @@ def main(composed: DictConfig) -> float:
     try:
         if on_slurm:
             slurm.enter(sweep)
-        cfg = parse(composed)
+        cfg = lookup.for_training(parse(composed))
         value = worst_value(cfg)
         from bpgrad.training.trainer import train  # torch starts once the configuration is right
 

@@ -14,6 +14,7 @@ import numpy as np
 from bpgrad.errors import RecordError
 from bpgrad.records.reading import read_config
 from bpgrad.records.run_record import Row, RunRecord
+from bpgrad.training import lookup
 from experiments.engine.runner import leaves
 
 ABSENT = "absent"
@@ -87,14 +88,17 @@ class Parting:
 def find(text: str, results: Path, checkpoints: Path) -> RunRecord:
     """The run that is meant: its directory, its name, or the beginning of its name or hash.
 
+    Names are those under `results`, and of the suite's records those that are not there.
     Raises RecordError if there is none, or more than one.
     """
     folder = Path(text).resolve()
     if (folder / "config.yaml").is_file():
         root, name = folder.parents[2], str(folder.relative_to(folder.parents[2]))
         return RunRecord(results if root == results.resolve() else root, checkpoints, name)
-    paths = sorted(results.glob("*/*/seed*/config.yaml"))
-    names = [str(path.parent.relative_to(results)) for path in paths]
+    places = dict.fromkeys(_names(results), (results, checkpoints))
+    for name in _names(lookup.SUITE_RECORDS):
+        places.setdefault(name, (lookup.SUITE_RECORDS, lookup.SUITE_CHECKPOINTS))
+    names = sorted(places)
     wanted = text.strip("/")
     found = [name for name in names if name == wanted] or [
         name for name in names if wanted and _begins(name, wanted)
@@ -106,7 +110,11 @@ def find(text: str, results: Path, checkpoints: Path) -> RunRecord:
         )
     if len(found) > 1:
         raise RecordError(f"{text}: could be any of {', '.join(found)}; write more of it")
-    return RunRecord(results, checkpoints, found[0])
+    return RunRecord(*places[found[0]], found[0])
+
+
+def _names(root: Path) -> list[str]:
+    return [str(path.parent.relative_to(root)) for path in root.glob("*/*/seed*/config.yaml")]
 
 
 def _begins(name: str, wanted: str) -> bool:

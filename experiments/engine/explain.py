@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bpgrad.errors import BPGradError, ConfigError, RecordError
+from bpgrad.training import lookup
 from bpgrad.training.config import Config
 from bpgrad.training.signatures import unknown
 from experiments.engine import declaration
@@ -97,9 +98,14 @@ def planned(
             f"training runs; `python -m experiments {name} --show` computes them again"
         )
     plan = runner.prepare(declared, seeds, scale, overrides)
-    table = plan.folder / "tables" / f"{plan.name}.csv"
+    table = _here_or_in_suite(plan.folder / "tables" / f"{plan.name}.csv")
     runs = [PlannedRun(r.task, r.solver, runner.record_of(cfg).directory) for r, cfg in plan.runs]
     return table, runs
+
+
+def _here_or_in_suite(table: Path) -> Path:
+    ours = lookup.SUITE_RECORDS.parent / "tables" / table.name
+    return ours if ours.is_file() and not table.is_file() else table
 
 
 def _listed(
@@ -112,13 +118,12 @@ def _listed(
     if not path.is_file():
         own = sorted(found.name.removesuffix("-runs.csv") for found in folder.glob("*-runs.csv"))
         raise ConfigError(unknown(name, [*declared, *own]))
-    from experiments.engine.runner import SUITE_RECORDS  # Hydra starts only now
 
     runs = []
     for row in _read(path):
         directory = root / row["run"]
-        if not directory.exists() and (SUITE_RECORDS / row["run"]).exists():
-            directory = SUITE_RECORDS / row["run"]
+        if not directory.exists() and (lookup.SUITE_RECORDS / row["run"]).exists():
+            directory = lookup.SUITE_RECORDS / row["run"]
         runs.append(PlannedRun(row["task"], row["solver"], directory))
     return folder / f"{name}.csv", runs
 

@@ -10,6 +10,7 @@ from statistics import median
 
 from bpgrad.records.run_record import RunRecord
 from bpgrad.reporting.runs import Run, look_at
+from bpgrad.training import lookup
 from bpgrad.training.config import Config
 from bpgrad.training.identity import run_name
 from bpgrad.training.trainer import CHECKPOINT
@@ -61,7 +62,8 @@ def forecast(runs: Sequence[tuple[PlannedRun, Config]]) -> list[Step]:
         seen.add(name)
         task, solver, _ = name.split("/")
         if epochs and (root, task) not in rates:
-            rates[root, task] = list(_rates(root, task))
+            roots = {each.resolve(): each for each in (lookup.SUITE_RECORDS, root)}
+            rates[root, task] = [rate for each in roots.values() for rate in _rates(each, task)]
         found = _fitting(rates[root, task], solver, cfg) if epochs else []
         whole = max((rate.images for rate in rates.get((root, task), ()) if rate.whole), default=0)
         images = min(whole or cfg.scale.train_examples or 0, cfg.scale.train_examples or whole)

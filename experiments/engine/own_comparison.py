@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.records.files import write_text
+from bpgrad.training import lookup
 from bpgrad.training.config import solver_spec, task_class
 from experiments.engine import forecast, own_solver, runner, tuning
 from experiments.engine.declaration import Experiment
@@ -53,7 +54,7 @@ def reproduce(
     own = [own_solver.load(path) for path in files]
     if own:
         experiment = own_solver.joined(experiment, own)
-    plan = _prepare(experiment, seeds, scale, overrides)
+    plan = runner.prepare(experiment, seeds, scale, overrides)
     labels = {solver.label: solver.tune for solver in own}
     tried = {(run.solver, run.task): cfg for run, cfg in plan.runs if run.solver in labels}
     for cfg in tried.values():
@@ -67,7 +68,7 @@ def reproduce(
         ranges = tuning.ranges_of(experiment, labels, everyone=tune.everyone)
         seed = (*seeds, *experiment.seeds)[0]
         trials = [
-            replace(trial, cfg=runner.recorded_here_or_in_suite(trial.cfg))
+            replace(trial, cfg=lookup.here_or_in_suite(trial.cfg))
             for trial in tuning.trials(
                 experiment, plan, ranges, tune.trials, tune.epochs, seed, overrides
             )
@@ -78,15 +79,15 @@ def reproduce(
             print("\n".join(forecast.lines(f"{plan.name}, before tuning", plan.runs, jobs)))
             return
         if train:
-            _execute(replace(plan, runs=trial_runs), jobs)
+            runner.execute(replace(plan, runs=trial_runs), jobs)
         scores = tuning.scores(trials)
         failed = sum(not score.done for score in scores) if train else 0
         print("\n".join(["", *tuning.lines(scores), ""]), flush=True)
         experiment = replace(
             tuning.with_tuned(experiment, scores, tune.trials), name=f"{experiment.name}-tuned"
         )
-        plan = _prepare(experiment, seeds, scale, overrides)
-    failed += _execute(plan, jobs) if train else 0
+        plan = runner.prepare(experiment, seeds, scale, overrides)
+    failed += runner.execute(plan, jobs) if train else 0
     runner.report(plan, paper_values)
     _write(plan, scores, tune)
     if failed:
@@ -94,24 +95,6 @@ def reproduce(
             f"{failed} of {len(scores) + len(plan.runs)} runs failed; once that is mended, the "
             "same command does them again"
         )
-
-
-def _prepare(
-    experiment: Experiment, seeds: Sequence[int], scale: str, overrides: Sequence[str]
-) -> Plan:
-    """The plan; a run is looked for under results_root first, then among the suite's records."""
-    plan = runner.prepare(experiment, seeds, scale, overrides)
-    runs = ((run, runner.recorded_here_or_in_suite(cfg)) for run, cfg in plan.runs)
-    return replace(plan, runs=tuple(runs))
-
-
-def _execute(plan: Plan, jobs: int) -> int:
-    """Train what is not among the suite's records, which are only read; how many failed."""
-    suite = str(runner.SUITE_RECORDS)
-    missing = tuple(pair for pair in plan.runs if pair[1].results_root != suite)
-    if found := len(plan.runs) - len(missing):
-        print(f"{found} of {len(plan.runs)} runs are read from {suite}", flush=True)
-    return runner.execute(replace(plan, runs=missing), jobs)
 
 
 def _write(plan: Plan, scores: Sequence[tuning.Score], tune: Tuning | None) -> None:

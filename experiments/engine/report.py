@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -196,16 +197,7 @@ def show_verdicts(suite: Suite, console: Console, verbose: bool = False) -> None
                 console.print(line.append(f" {_why(verdict)}", style="dim"))
         _print_damaged(console, findings)
         return
-    heads = Text("first rules", style="bold"), Text("second, unseen seeds", style="bold")
-    _print_line(console, "", *heads, "grade", "claim")
-    for claim in judged:
-        second = claim.second or claim.verdict
-        words = _word(claim.verdict), _word(second), _grade(second)
-        _print_line(console, claim.id, *words, claim.text)
-        if (reduced := claim.reduced) is not None:
-            words = Text(), _word(reduced), _grade(reduced)
-            _print_line(console, "", *words, "  at the reduced scale")
-    _print_line(console, "", Text(), Text(), "", "-v says why; n counts seeds (C2, C3: functions)")
+    print_table(console, judged)
     _print_damaged(console, findings)
 
 
@@ -221,16 +213,23 @@ def _print_damaged(console: Console, findings: Findings) -> None:
         console.print(f"left out: {line}", style="red", markup=False, soft_wrap=True)
 
 
-def _print_line(
-    console: Console, name: str, first: Text, second: Text, grade: str, says: str
-) -> None:
-    """A line of the screen, cut where it ends."""
-    line = Text(name.ljust(4))
-    for verdict in (first, second):
-        verdict.pad_right(max(0, 23 - len(verdict)))
-        line.append_text(verdict)
-    line.append(f"{grade.ljust(9)} {says}")
-    console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+def print_table(console: Console, judged: Sequence[JudgedClaim]) -> None:
+    """Print a line a claim, in columns, each cut where the screen ends."""
+    heads = Text("first rules", style="bold"), Text("second, unseen seeds", style="bold")
+    lines: list[tuple[Text, ...]] = [(Text(), *heads, Text("grade"), Text("claim"))]
+    for claim in judged:
+        second = claim.second or claim.verdict
+        words = _word(claim.verdict), _word(second), _grade(second)
+        lines.append((Text(claim.id), *words, Text(claim.text)))
+        if (reduced := claim.reduced) is not None:
+            words = Text(), _word(reduced), _grade(reduced)
+            lines.append((Text(), *words, Text("  at the reduced scale")))
+    lines.append((Text(),) * 4 + (Text("-v says why; n counts seeds (C2, C3: functions)"),))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        for cell, width in zip(line[:-1], widths, strict=False):
+            cell.pad_right(width - len(cell))
+        console.print(Text("  ").join(line), no_wrap=True, overflow="ellipsis", crop=True)
 
 
 def _word(verdict: Verdict) -> Text:
@@ -240,8 +239,8 @@ def _word(verdict: Verdict) -> Text:
     return Text(f"{document.SIGNS[verdict.outcome]} {verdict.outcome}{n}", style=color)
 
 
-def _grade(verdict: Verdict) -> str:
-    return "" if verdict.grade is None else str(verdict.grade)
+def _grade(verdict: Verdict) -> Text:
+    return Text("" if verdict.grade is None else str(verdict.grade))
 
 
 def _why(verdict: Verdict) -> str:
@@ -272,10 +271,11 @@ def _section(suite: Suite, found: Found, judged: Sequence[JudgedClaim]) -> docum
         words = captions.caption(declared.shows, found.comparisons)
         return replace(section, printed=values, shows=declared.shows, caption=words)
     assert found.place is not None
+    table = _first_table(found.place.folder)
     return replace(
         section,
         body=studies.show(suite.studies, declared, found.place),
-        records=_first_table(found.place.folder).relative_to(studies.RESULTS).as_posix(),
+        records=Path(os.path.relpath(table, studies.RESULTS)).as_posix(),
         computed=found.computed,
     )
 

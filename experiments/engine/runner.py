@@ -16,8 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.records.files import write_text
 from bpgrad.records.run_record import RunRecord
+from bpgrad.training import lookup
 from bpgrad.training.cli import one_line
-from bpgrad.training.config import CONFIG_DIR, Config, check_seed, load, task_class
+from bpgrad.training.config import Config, check_seed, load, task_class
 from bpgrad.training.identity import describe, run_name
 from experiments.engine.declaration import Experiment, PlannedRun, refuse_overrides
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bpgrad.reporting.runs import Comparison
-
-
-SUITE_RECORDS = CONFIG_DIR.parent / "results" / "runs"
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,7 @@ def prepare(
 ) -> Plan:
     """Compose and check every run; nothing is trained yet.
 
+    A run is looked for under results_root first, then among the suite's records.
     Raises ConfigError that names the run which cannot be composed, or what the experiment needs.
     """
     if experiment.needs:
@@ -74,7 +73,7 @@ def prepare(
                 before = dict(leaves(describe(_compose(run, declared))))
                 after = leaves(describe(composed[key]))
                 changes |= {f"{k}={v}": None for k, v in after if before.get(k, ...) != v}
-        runs.append((run, _with_seed(composed[key], run)))
+        runs.append((run, lookup.here_or_in_suite(_with_seed(composed[key], run))))
     name = experiment.name
     title = f"{experiment.paper}: {experiment.title}" if experiment.paper else experiment.title
     caveats = []
@@ -86,7 +85,7 @@ def prepare(
         caveats.append(f"modified: {', '.join(changes)}")
     if caveats:
         title += f" ({'; '.join(caveats)})"
-    folder = Path(runs[0][1].results_root).parent
+    folder = Path(next(iter(composed.values())).results_root).parent
     heading = title if caveats or not experiment.report else ""
     return Plan(name, title, heading, experiment.shows, tuple(runs), folder, experiment.report)
 
@@ -94,20 +93,23 @@ def prepare(
 def execute(plan: Plan, jobs: int = 1, *, brief: bool = False) -> int:
     """Train, resume or skip the runs, `jobs` at a time; how many failed, each told on stderr.
 
-    With `brief` a run prints one line, of what it ends with.
+    With `brief` a run prints one line, of what it ends with. The suite's records are only read.
 
     Raises Interrupted on Ctrl-C or SIGTERM.
     """
+    runs = [pair for pair in plan.runs if not lookup.is_in_suite(pair[1])]
+    if found := len(plan.runs) - len(runs):
+        print(f"{found} of {len(plan.runs)} runs are read from {lookup.SUITE_RECORDS}", flush=True)
     if jobs > 1:
         from experiments.engine import side_by_side
 
-        return side_by_side.execute(plan.runs, jobs)
+        return side_by_side.execute(runs, jobs)
     from bpgrad.training.progress import quiet, say
     from bpgrad.training.trainer import train  # torch starts once all configurations are right
 
     failed = 0
-    for k, (run, cfg) in enumerate(plan.runs, 1):
-        count = f"[{k}/{len(plan.runs)}] {run}"
+    for k, (run, cfg) in enumerate(runs, 1):
+        count = f"[{k}/{len(runs)}] {run}"
         try:
             if not brief:
                 say(count)
@@ -273,18 +275,6 @@ def _with_seed(cfg: Config, run: PlannedRun) -> Config:
 def record_of(cfg: Config) -> RunRecord:
     """Where the run is recorded."""
     return RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
-
-
-def recorded_here_or_in_suite(cfg: Config) -> Config:
-    """The configuration, to be read from the suite's own records where only those have the run."""
-    ours = RunRecord(SUITE_RECORDS, SUITE_RECORDS, run_name(cfg))
-    if cfg.rerun or record_of(cfg).result() is not None or not _is_over(ours):
-        return cfg
-    return replace(cfg, results_root=str(SUITE_RECORDS))
-
-
-def _is_over(record: RunRecord) -> bool:
-    return record.result() is not None or "diverged" in record.meta()
 
 
 def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from bpgrad.errors import BPGradError, ConfigError, RecordError
 from bpgrad.records.files import write_text
+from bpgrad.training import lookup
 from bpgrad.training.config import Config
 from experiments.engine.declaration import Study
 
@@ -54,23 +55,39 @@ class Place:
     figures: Path
     tables: Path
 
+    of_suite: bool = False  # the records, which are then only read
+
     @property
     def recorded(self) -> bool:
         """Whether the study has been computed."""
         return (self.folder / "meta.json").exists()
 
 
-def place_of(study: Study, overrides: Sequence[str] = (), results: Path = RESULTS) -> Place:
-    """The places of a study; what is computed with other settings has a folder of its own."""
-    changed = []
+def place_of(
+    study: Study,
+    overrides: Sequence[str] = (),
+    results: Path = RESULTS,
+    *,
+    compute: bool = False,
+) -> Place:
+    """The places of a study; what is computed with other settings has a folder of its own.
+
+    Where nothing is recorded where the user stands, its records are the suite's, unless a folder
+    is asked for or the study is to be computed here.
+    """
+    changed, asked = [], compute
     for override in overrides:
         key, _, value = override.partition("=")
         if key == "results_root":
-            results = Path(value).parent
+            results, asked = Path(value).parent, True
         elif key not in NEUTRAL:
             changed.append(override)
     if not changed:
-        return Place(results / "studies" / study.study, results / "figures", results / "tables")
+        here = Place(results / "studies" / study.study, results / "figures", results / "tables")
+        ours = lookup.SUITE_RECORDS.parent / "studies" / study.study
+        if asked or here.recorded or not replace(here, folder=ours).recorded:
+            return here
+        return replace(here, folder=ours, of_suite=True)
     folder = results / "studies" / f"{study.study}-modified"
     return Place(folder, folder / "figures", folder / "tables")
 
@@ -83,7 +100,12 @@ def run(
     overrides: Sequence[str],
     jobs: int = 1,
 ) -> None:
-    """Compute what is missing; raises ConfigError if there is no such module, or for `jobs`."""
+    """Compute what is missing, but of the suite's records nothing.
+
+    Raises ConfigError if there is no such module, or for `jobs`.
+    """
+    if place.of_suite:
+        return
     module = _module(package, study)
     more: dict[str, int] = {}
     if hasattr(module, "missing"):
@@ -105,6 +127,8 @@ def missing(
     jobs: int = 1,
 ) -> list[str]:
     """What `run` would do, in lines."""
+    if place.of_suite:
+        return [f"{study.name} is recorded in {place.folder}, which is only read from here"]
     module = _module(package, study)
     if hasattr(module, "missing"):
         seeds = tuple(seeds) or study.seen + study.seeds

@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from bpgrad.errors import BPGradError, ConfigError
-from bpgrad.training import trainer
+from bpgrad.training import lookup, trainer
 from bpgrad.training.config import CONFIG_DIR, load, solver_spec
 from bpgrad.training.identity import run_name
 from experiments.__main__ import SUITE, main
-from experiments.engine import own_solver, runner, tuning
+from experiments.engine import own_solver, tuning
 from experiments.engine.command import parser
 from experiments.engine.declaration import Solver
 
@@ -354,7 +354,7 @@ def test_a_comparison_is_read_from_the_suites_records_and_written_elsewhere(
     suite = folder / "suite/results/runs"
     elsewhere = [f"results_root={suite}", f"checkpoint_root={folder}/suite/checkpoints"]
     run(folder, extra=elsewhere)
-    monkeypatch.setattr(runner, "SUITE_RECORDS", suite)
+    monkeypatch.setattr(lookup, "SUITE_RECORDS", suite)
     before = {path: path.read_bytes() for path in suite.rglob("*") if path.is_file()}
     capsys.readouterr()
     path = write(folder, "nadam.yaml", NADAM)

@@ -2,12 +2,16 @@
 
 import csv
 import hashlib
+import io
 import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from bpgrad.reporting.inference.verdicts import Outcome, Verdict
+from bpgrad.reporting.page.document import JudgedClaim
 from experiments.__main__ import SUITE, main
 from experiments.claims import CLAIMS
 from experiments.engine import declaration, report, runner
@@ -162,3 +166,31 @@ def test_the_picture_of_the_quickstart_is_of_the_settings_of_today() -> None:
     plan = runner.prepare(declared)
     drawn = {row["run"] for row in csv.DictReader(text.splitlines())}
     assert drawn == {runner.record_of(cfg).name for _, cfg in plan.runs}, "make quickstart-picture"
+
+
+def test_the_columns_of_the_verdicts_stay_apart_at_every_width() -> None:
+    """A claim has one line, the same at every width but for where it is cut."""
+    long = Verdict(Outcome.NOT_REPRODUCED, "", n=12345)
+    claims = [
+        JudgedClaim("C2", "a claim " * 30, "", long),
+        JudgedClaim("C10", "another", "", Verdict(Outcome.NOT_RUN, "")),
+    ]
+
+    def lines(width: int) -> list[str]:
+        console = Console(file=io.StringIO(), width=width)
+        report.print_table(console, claims)
+        return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+    whole = lines(1000)
+    words = "✗ not reproduced, n = 12345"
+    assert whole[1].startswith(f"C2   {words}  {words}         a claim a claim")
+    assert whole[2].split() == ["C10", "–", "not", "run", "–", "not", "run", "another"]
+    for head in ("first rules", "second, unseen", "claim"):
+        at = whole[0].index(head)
+        assert all(line[at - 1] == " " != line[at] for line in whole[:3])
+    for width in range(40, 201):
+        for line, all_of_it in zip(lines(width), whole, strict=True):
+            shown = line.removesuffix("…")
+            assert all_of_it.startswith(shown)
+            assert len(line) <= width
+            assert shown == line or len(line) == width
