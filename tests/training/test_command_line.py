@@ -16,8 +16,10 @@ from hydra.core.global_hydra import GlobalHydra
 import run
 from bpgrad.errors import Diverged, Interrupted
 from bpgrad.metrics import Metric
+from bpgrad.records.reading import read_config, read_rows
 from bpgrad.training.cli import run_command
 from bpgrad.training.config import Config, load, solver_spec
+from bpgrad.training.identity import run_name
 from tests.training.conftest import tiny_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -247,6 +249,22 @@ def test_a_checkout_stays_clean_after_a_smoke_run(tmp_path: Path) -> None:
 
 def test_bpgrad_s_multiplier_is_set_like_any_other_key(tmp_path: Path) -> None:
     assert solver_spec(load(["solver.lr=0.5"])).arguments["lr"] == 0.5
+
+
+def test_a_run_with_an_estimate_of_l_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is another run than that with a number, named so in its record, and learns."""
+    arguments = [*tiny_overrides(tmp_path), "epochs=2", "solver.lipschitz=auto"]
+    monkeypatch.chdir(tmp_path)
+    assert run_in_process(arguments, monkeypatch) == 0
+    (path,) = (tmp_path / "runs/digits/bpgrad").iterdir()
+    assert path.name == run_name(load(arguments)).rpartition("/")[2]
+    assert path.name != run_name(load(arguments[:-1])).rpartition("/")[2]
+    assert read_config(path)["solver"]["lipschitz"] == "auto"
+    rows = read_rows(path, "metrics.csv")
+    assert rows[1]["train_objective"] < rows[0]["train_objective"]
+    assert rows[1]["step_size_median"] > 0
 
 
 def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path: Path) -> None:

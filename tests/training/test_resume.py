@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from bpgrad.errors import CheckpointError, Diverged, Interrupted, RecordError
+from bpgrad.records import reading
 from bpgrad.records.run_record import RunRecord
 from bpgrad.training import checkpoint
 from bpgrad.training.config import load
@@ -323,6 +324,57 @@ def test_a_new_record_takes_the_old_ones_place_or_does_not(
         if not killed:
             break
     assert kills > 8
+
+
+def test_a_rerun_killed_at_thirty_moments_leaves_a_whole_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time at another call that changes the disk, and gone on with at the next."""
+    settings = [*tiny_overrides(tmp_path), "scale.train_examples=64", "epochs=1", "solver=sgd"]
+    weights = train(load(settings))["weights_sha256"]
+    record = RunRecord(tmp_path / "runs", tmp_path / "checkpoints", run_name(load(settings)))
+    again = load([*settings, "rerun=true"])
+    changes = (
+        *((os, name) for name in ("replace", "rename", "mkdir", "rmdir", "unlink", "write")),
+        *((os, "fsync"), (shutil, "rmtree")),
+    )
+
+    def rerun(kill_at: int) -> int:
+        """The number of changes that were made, the last of them not."""
+        done = 0
+
+        def counted(function: Callable) -> Callable:
+            def call(*arguments: object, **keywords: object) -> object:
+                nonlocal done
+                done += 1
+                if done == kill_at:
+                    raise Killed
+                return function(*arguments, **keywords)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for owner, name in changes:
+                patch.setattr(owner, name, counted(getattr(owner, name)))
+            train(again)
+        return done
+
+    total = rerun(0)
+    assert total > 30
+    killed, drawn = 0, random.Random(0)
+    while killed < 30:
+        try:
+            rerun(drawn.randrange(1, total + 1))
+        except Killed:
+            killed += 1
+        # Between the two moves the new one lies whole beside its place.
+        there = (record.directory / "result.json").exists()
+        found = reading.read(record.directory if there else record.rerun.directory).result
+        assert found, killed
+        assert found["weights_sha256"] == weights
+    rerun(0)
+    assert train(load(settings))["weights_sha256"] == weights
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [".locks", "digits"]
 
 
 # -- checkpoints that do not fit -----------------------------------------------------------------

@@ -1,16 +1,20 @@
 """What the loop measures and tells the solver, and that all solvers meet the same conditions."""
 
+import functools
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from bpgrad.optim import BPGrad
 from bpgrad.records.run_record import RunRecord
 from bpgrad.tasks.classification import Digits
 from bpgrad.tasks.task import Context
@@ -208,6 +212,26 @@ def test_steps_beyond_L_are_counted_and_said_at_the_end(
     clean = train(tiny("solver=bpgrad", "solver.lipschitz=1000", "epochs=1"))
     assert clean["exceeded_steps"] == 0
     assert "warning" not in capsys.readouterr().out
+
+
+def test_only_what_the_record_counts_is_not_warned_of(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The optimizer's words on L and on skipped steps; all others are heard."""
+    step = BPGrad.step
+    counted = ("L = 0.5 is too small here: ‖g‖ reached 2", "3 of 9 steps were skipped: not finite")
+
+    @functools.wraps(step)
+    def warning(*given: Any, **named: Any) -> Any:
+        for words in (*counted, "something else"):
+            warnings.warn(words, stacklevel=1)
+        return step(*given, **named)
+
+    monkeypatch.setattr(BPGrad, "step", warning)
+    train(tiny("solver=bpgrad", "epochs=1"))
+    heard = {str(one.message) for one in recwarn}
+    assert "something else" in heard
+    assert not heard & set(counted)
 
 
 def test_provenance_is_complete(tiny: Tiny) -> None:

@@ -1,6 +1,9 @@
 """Two processes train the model that one trains."""
 
+import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +19,7 @@ from bpgrad.training.identity import run_name
 from bpgrad.training.trainer import train
 from tests.training.conftest import tiny_overrides
 
+ROOT = Path(__file__).resolve().parents[2]
 CHILD = Path(__file__).with_name("world_child.py")
 
 
@@ -82,3 +86,76 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
         ]
         for key, value in weights[0].items():
             torch.testing.assert_close(weights[1][key], value, rtol=1e-3, atol=1e-5)
+
+
+def torchrun(*overrides: str) -> subprocess.Popen[str]:
+    """Two ranks of run.py, as torchrun starts them."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
+            *(f"--master-port={free_port()}", str(ROOT / "run.py"), *overrides),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def errors(text: str) -> list[str]:
+    """The lines of the suite's own among torchrun's, which tell of every rank that has ended."""
+    return [line for line in text.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.slow
+def test_two_ranks_at_a_run_that_is_in_use_end_in_one_line(tmp_path: Path) -> None:
+    overrides = [*tiny_overrides(tmp_path), "epochs=1", "solver=sgd"]
+    record = RunRecord(tmp_path / "runs", tmp_path / "checkpoints", run_name(load(overrides)))
+    record.lock()
+    out, err = torchrun(*overrides).communicate()
+    assert out == ""
+    assert errors(err) == [
+        f"error: {record.directory} is in use by another process; wait for it or stop it"
+    ]
+    assert err.count("Traceback (most recent call last)") <= 1  # torchrun's own
+    assert list(record.directory.iterdir()) == []
+    record.unlock()
+    ended = torchrun(*overrides)
+    out, err = ended.communicate()
+    assert (ended.returncode, errors(err)) == (0, [])
+
+
+@pytest.mark.slow
+def test_two_ranks_of_which_one_is_killed_resume_to_the_same_bits(tmp_path: Path) -> None:
+    """The other ends too, whether torchrun or the lost connection tells it first."""
+    results = []
+    for side in ("whole", "cut"):
+        overrides = [*tiny_overrides(tmp_path / side), "epochs=20", "solver=sgd"]
+        if side == "cut":
+            ranks = torchrun(*overrides)
+            assert ranks.stdout is not None
+            for line in ranks.stdout:
+                if line.startswith("epoch "):
+                    break
+            children = Path(f"/proc/{ranks.pid}/task/{ranks.pid}/children").read_text().split()
+            assert len(children) == 2
+            os.kill(int(children[1]), signal.SIGKILL)
+            _, err = ranks.communicate()
+            assert ranks.returncode != 0
+            assert len(errors(err)) <= 1
+            record = tmp_path / "cut/runs" / run_name(load(overrides))
+            assert not (record / "result.json").exists()
+        ended = torchrun(*overrides)
+        out, err = ended.communicate()
+        assert (ended.returncode, errors(err)) == (0, [])
+        assert ("resuming at epoch " in out) == (side == "cut")
+        record = tmp_path / side / "runs" / run_name(load(overrides))
+        results.append(
+            (
+                (record / "metrics.csv").read_bytes(),
+                json.loads((record / "result.json").read_text()),
+            )
+        )
+    (rows, whole), (cut_rows, cut) = results
+    assert rows == cut_rows
+    assert whole["weights_sha256"] == cut["weights_sha256"]

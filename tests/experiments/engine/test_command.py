@@ -1,6 +1,7 @@
 """python -m experiments as a user types it: what runs, what is shown, how it ends."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -108,6 +109,32 @@ def test_a_failing_run_is_told_and_the_rest_goes_on(
     assert err.count("\n") == 1
     assert [row["solver"] for row in table(folder)] == ["SGD", "BPGrad, μ = 0"]
     assert "- Missing: Wild, seed 0: diverged at epoch 1, iteration " in out
+
+
+def test_a_disk_that_is_full_for_one_run_does_not_stop_the_others(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_file = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if "/checkpoints/digits/sgd/" in str(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(BPGradError, match=r"^1 of 2 runs failed"):
+        run(folder)
+    out, err = capsys.readouterr()
+    assert err.startswith("error: digits  SGD  seed 0: cannot write ")
+    assert os.strerror(errno.ENOSPC) in err
+    assert err.count("\n") == 1
+    assert [row["solver"] for row in table(folder)] == ["BPGrad, μ = 0"]
+    assert "Missing: SGD, seed 0: " in out
+    assert not list(folder.rglob("*.partial"))
+    monkeypatch.undo()
+    monkeypatch.setattr("experiments.__main__.SUITE", replace(SUITE, folder=folder))
+    run(folder)
+    assert [row["solver"] for row in table(folder)] == ["SGD", "BPGrad, μ = 0"]
 
 
 def test_with_nothing_finished_there_is_no_table(folder: Path) -> None:

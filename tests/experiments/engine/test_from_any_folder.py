@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from bpgrad.errors import BPGradError
 from bpgrad.training import lookup, trainer
 from bpgrad.training.config import load
 from bpgrad.training.identity import run_name
+from bpgrad.training.trainer import train
 from experiments.__main__ import SUITE, main
 from experiments.engine import declaration, studies
 
@@ -115,6 +117,39 @@ def test_an_experiment_is_shown_where_the_user_stands(
     explained = said(capsys, "explain", "mine", "Adam", "val_top1_error")
     assert "equal to 6 significant digits" in explained
     assert f"{RESULTS}/runs/mnist/adam/seed0-" in explained
+
+
+def test_a_damaged_record_is_named_beside_the_others(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By every command; those that only read end well, one that would run does not."""
+    for name in (run_name(load(ADAM)), run_name(load(["task=mnist", "solver=adagrad"]))):
+        shutil.copytree(RESULTS / "runs" / name, elsewhere / "results/runs" / name)
+    damaged = Path("results/runs", run_name(load(ADAM)), "metrics.csv")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+
+    lines = said(capsys, "status").splitlines()
+    assert any("  1 of 2 runs finished" in line for line in lines)
+    (line,) = [line for line in lines if "damaged" in line]
+    assert line.split("seed 0: ")[1].startswith(f"damaged: {damaged} is damaged")
+    verdicts = said(capsys, "verdict").splitlines()
+    (line,) = [line for line in verdicts if "damaged" in line]
+    assert line.startswith(f"left out: {damaged} is damaged")
+    said(capsys, "report")
+    table = (elsewhere / "results/tables/mine.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in table[1:]] == ["Adagrad"]
+    for shown in ("README.md", "index.html", "tables/mine.md"):
+        text = (elsewhere / "results" / shown).read_text()
+        assert text.count(f"Missing: Adam, seed 0: damaged: {damaged}") == 1
+    assert "Missing: Adam, seed 0: damaged: " in said(capsys, "mine", "--show")
+
+    monkeypatch.setattr(trainer, "train", train)
+    with pytest.raises(BPGradError, match="1 of 2 runs failed"):
+        main(["mine"])
+    out, err = capsys.readouterr()
+    assert out.count("finished already") == 1
+    assert err.startswith(f"error: mnist  Adam  seed 0: {damaged} is damaged")
+    assert err.count("\n") == 1
 
 
 def test_a_study_is_shown_where_the_user_stands(

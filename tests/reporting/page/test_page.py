@@ -14,7 +14,7 @@ from bpgrad.reporting.inference.verdicts import Property, decide_properties, not
 from bpgrad.reporting.page import readme
 from bpgrad.reporting.page.document import Document, JudgedClaim
 from bpgrad.reporting.page.html import LONGEST, render
-from tests.reporting.page.documents import make_document
+from tests.reporting.page.documents import ODD, make_document
 from tests.reporting.records import compare, make_run
 
 VOID = {"meta", "link", "img", "br", "rect", "input"}
@@ -81,6 +81,23 @@ def test_names_and_texts_are_escaped(document: Document, tmp_path: Path) -> None
     page = render(document, tmp_path)
     assert page.count("<script>") == 1  # its own
     assert read(page).text.count('Odd <script>alert("x")</script> & "quoted"') > 5
+
+
+@pytest.mark.parametrize("where", ["damage", "cpu", "time", "versions"])
+def test_what_a_record_says_is_escaped(where: str, tmp_path: Path) -> None:
+    """A damaged file's words, and those of the machine that made a run."""
+    document = make_document(tmp_path)
+    bad = make_run(tmp_path, "SGD")
+    if where == "damage":
+        bad = replace(bad, finished=False, meta={}, rows=bad.rows[:0], damage=ODD)
+    else:
+        (start,) = bad.meta["starts"]
+        start |= {"time": ODD, "git_sha": ODD, "git_dirty": True, "versions": {ODD: ODD}}
+        start["machine"]["cpu"] = ODD
+    section = replace(document.sections[0], comparisons=(compare(make_run(tmp_path, "A"), bad),))
+    page = render(replace(document, sections=(section,), claims=()), tmp_path)
+    assert page.count("<script>") == 1
+    assert ODD in read(page).text
 
 
 def test_every_number_leads_to_the_runs_behind_it(document: Document, tmp_path: Path) -> None:
