@@ -431,6 +431,52 @@ def test_the_main_path_can_be_read_in_one_sitting() -> None:
         assert name in README
 
 
+def _variables(path: Path) -> set[str]:
+    """The environment variables that a module reads or sets by their names."""
+    tree = ast.parse(path.read_text())
+    constants = {
+        node.targets[0].id: node.value.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        names: list[ast.expr] = []
+        match node:
+            case ast.Call(func=ast.Attribute(value=environ, attr="get" | "setdefault" | "pop")):
+                names = node.args[:1] if ast.unparse(environ) == "os.environ" else []
+            case ast.Call(func=ast.Attribute(attr="getenv")):
+                names = node.args[:1]
+            case ast.Subscript(value=environ):
+                names = [node.slice] if ast.unparse(environ) == "os.environ" else []
+            case ast.Compare(comparators=[environ]) if ast.unparse(environ) == "os.environ":
+                names = [node.left]
+        for name in names:
+            if isinstance(name, ast.Constant):
+                found.add(str(name.value))
+            elif isinstance(name, ast.Name):
+                found.add(str(constants.get(name.id, "")))
+    return found - {""}
+
+
+def test_every_environment_variable_is_documented() -> None:
+    read = set(re.findall(r"oc\.env:(\w+)", (ROOT / "configs/config.yaml").read_text()))
+    for path in (
+        ROOT / "run.py",
+        *(ROOT / "bpgrad").rglob("*.py"),
+        *(ROOT / "scripts").glob("*.py"),
+    ):
+        read |= _variables(path)
+    for path in (ROOT / "experiments").rglob("*.py"):
+        read |= _variables(path)
+    told = (ROOT / "docs/design.md").read_text().partition("**Environment variables.**")[2]
+    rows = re.findall(r"^\| (`[A-Z].*?) \|", told, flags=re.MULTILINE)
+    assert {"BPGRAD_DATA", "BPGRAD_GIT_SHA", "RANK", "CC"} < read
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == read
+
+
 def test_what_is_committed_is_small_and_says_nothing_of_the_workplace() -> None:
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -120,9 +120,6 @@ def test_two_ranks_at_a_run_that_is_in_use_end_in_one_line(tmp_path: Path) -> No
     assert err.count("Traceback (most recent call last)") <= 1  # torchrun's own
     assert list(record.directory.iterdir()) == []
     record.unlock()
-    ended = torchrun(*overrides)
-    out, err = ended.communicate()
-    assert (ended.returncode, errors(err)) == (0, [])
 
 
 @pytest.mark.slow
@@ -130,7 +127,7 @@ def test_two_ranks_of_which_one_is_killed_resume_to_the_same_bits(tmp_path: Path
     """The other ends too, whether torchrun or the lost connection tells it first."""
     results = []
     for side in ("whole", "cut"):
-        overrides = [*tiny_overrides(tmp_path / side), "epochs=20", "solver=sgd"]
+        overrides = [*tiny_overrides(tmp_path / side), "epochs=40", "solver=sgd"]
         if side == "cut":
             ranks = torchrun(*overrides)
             assert ranks.stdout is not None
