@@ -110,13 +110,15 @@ class OptimizerSpec:
 class GroupRule:
     """Which parameters form a group, and what they are given; by themselves if it names a class.
 
-    All conditions have to hold; a rule without any takes the rest.
+    All conditions have to hold; a rule without any takes the rest. With `flatten` what has more
+    than two dimensions, as a convolution's kernels, is given as a matrix (shape[0], rest).
     """
 
     arguments: Mapping[str, Any]
     ndim: tuple[int, ...] = ()
     match: str = ""  # a shell-style pattern of names, as *.bias
     optimizer: Callable[..., Any] | None = None
+    flatten: bool = False
 
 
 @dataclass(frozen=True)
@@ -416,12 +418,15 @@ def _group_rule(key: str, rule: Any) -> GroupRule:
         raise ConfigError(f"{key}.ndim={ndim}: must be a number of dimensions, or several: [2, 4]")
     if not isinstance(match, str):
         raise ConfigError(f"{key}.match={match}: must be a pattern of names, as '*.bias'")
+    flatten = given.pop("flatten", False)
+    if not isinstance(flatten, bool):
+        raise ConfigError(f"{key}.flatten={flatten}: true or false")
     if rest is not (not ndims and not match):
         raise ConfigError(f"{key}: needs either ndim or match (or both), or rest: true")
     if "optimizer" not in given:
-        return GroupRule(given, ndims, match)
+        return GroupRule(given, ndims, match, flatten=flatten)
     made = _optimizer_spec(key, given)
-    return GroupRule(made.arguments, ndims, match, made.optimizer)
+    return GroupRule(made.arguments, ndims, match, made.optimizer, flatten)
 
 
 def _lr_factors(value: Any) -> dict[int, float]:

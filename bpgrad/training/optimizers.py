@@ -18,10 +18,50 @@ from bpgrad.training.signatures import call, hints_of, parameters_of
 Named = list[tuple[str, nn.Parameter]]
 
 
+class Matrices:
+    """Parameters that an optimizer is given as matrices, in the same storage."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where  # the solver, for messages
+        self.pairs: Named = []  # name and matrix
+        self.parameters: list[nn.Parameter] = []
+
+    def of(self, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        """The matrix (shape[0], rest) of a parameter.
+
+        Raises ConfigError where its layout in memory is another one (channels_last).
+        """
+        try:
+            matrix = nn.Parameter(parameter.detach().view(parameter.shape[0], -1))
+        except RuntimeError as error:
+            raise ConfigError(f"{self.where}: groups: flatten: {name} is not contiguous") from error
+        self.pairs.append((name, matrix))
+        self.parameters.append(parameter)
+        return matrix
+
+    def take_gradients(self) -> None:
+        """Give the matrices the gradients of their parameters.
+
+        Raises ConfigError where an optimizer has put its weights elsewhere.
+        """
+        for (name, matrix), parameter in zip(self.pairs, self.parameters, strict=True):
+            if matrix.data_ptr() != parameter.data_ptr():
+                raise ConfigError(f"{self.where}: groups: flatten: {name} is moved to other memory")
+            matrix.grad = None if parameter.grad is None else parameter.grad.reshape(matrix.shape)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the parameters."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
 def build_optimizers(
-    spec: SolverSpec, model: nn.Module, multipliers: Mapping[str, float]
+    spec: SolverSpec, model: nn.Module, multipliers: Mapping[str, float], matrices: Matrices
 ) -> list[Optimizer]:
-    """The optimizer, and one for each group rule that names a class of its own."""
+    """The optimizer, and one for each group rule that names a class of its own.
+
+    `matrices` takes up the parameters that a rule flattens.
+    """
     named = [pair for pair in model.named_parameters() if pair[1].requires_grad]
     rules: Sequence[GroupRule] = spec.groups or (GroupRule({}),)
     taken: list[Named] = [[] for _ in rules]
@@ -39,6 +79,8 @@ def build_optimizers(
     main: list[tuple[Mapping[str, Any], Named]] = []
     made = []
     for rule, pairs in zip(rules, taken, strict=True):
+        if rule.flatten:
+            pairs = [(name, matrices.of(name, p) if p.ndim > 2 else p) for name, p in pairs]
         parts = _by_multiplier(pairs, multipliers if spec.lr_multipliers else {})
         if rule.optimizer is None:
             main += [(rule.arguments, part) for part in parts]

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from bpgrad.errors import BPGradError, ConfigError, SolverError, first_line
 from bpgrad.training.config import SolverSpec
 from bpgrad.training.optimizers import (
+    Matrices,
     attribute,
     build_optimizers,
     requires_closure,
@@ -59,14 +60,16 @@ class Solver:
         device: torch.device | None = None,
     ) -> None:
         self.spec = spec
-        self.optimizers: list[Optimizer] = build_optimizers(spec, model, multipliers)
+        self.matrices = Matrices(spec.where)
+        self.optimizers: list[Optimizer] = build_optimizers(spec, model, multipliers, self.matrices)
         self.parts = [part for made in self.optimizers for part in with_inner(made)]
         self.closures = [spec.closure or requires_closure(type(made)) for made in self.optimizers]
         self.uses_closure = any(self.closures)
         self.loss_aware = [takes_loss(made) for made in self.optimizers]
         if self.uses_closure and len(self.optimizers) > 1:
             raise ConfigError(f"{spec.where}: a closure goes with one optimizer, not with several")
-        self._rates = _rates(spec, self._groups(), model, multipliers)
+        named = [*model.named_parameters(), *self.matrices.pairs]
+        self._rates = _rates(spec, self._groups(), named, multipliers)
         self.device = torch.device("cpu") if device is None else device
         self._an_epoch = self._total = 0  # iterations, where the rate depends on them
         self._epoch_factor = 1.0
@@ -146,10 +149,12 @@ class Solver:
         with self._named("zero_grad"):
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
+        self.matrices.zero_grad()
 
     def backward(self, objective: Tensor) -> None:
         """Add the objective's gradients to those of the parameters."""
         objective.backward(create_graph=self.spec.create_graph)
+        self.matrices.take_gradients()
 
     def step(self, objective: Tensor, examples: int, evaluate: Callable[[], Tensor]) -> None:
         """Make a step from the gradients of a minibatch of so many examples.
@@ -263,13 +268,13 @@ class Solver:
 def _rates(
     spec: SolverSpec,
     groups: Sequence[Mapping[str, Any]],
-    model: nn.Module,
+    named: Sequence[tuple[str, nn.Parameter]],
     multipliers: Mapping[str, float],
 ) -> list[tuple[Any, float]]:
     """The initial rate of each group (None if it has none) and its multiplier."""
     if not spec.lr_multipliers:
         return [(group.get("lr"), 1.0) for group in groups]
-    factor = {id(p): multipliers.get(name, 1.0) for name, p in model.named_parameters()}
+    factor = {id(p): multipliers.get(name, 1.0) for name, p in named}
     found = []
     for group in groups:
         its = {factor.get(id(parameter), 1.0) for parameter in group["params"]}

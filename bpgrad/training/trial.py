@@ -4,7 +4,7 @@ import io
 import random
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -73,8 +73,10 @@ def _tried(
     contiguous = _make_contiguous(deepcopy(model))
     pairs = zip(model.parameters(), contiguous.parameters(), strict=True)
     if any(one.stride() != other.stride() for one, other in pairs):
-        with suppress(BPGradError):
+        try:
             return _trial(spec, deepcopy(contiguous), multipliers, device), True
+        except BPGradError as error:
+            failure = error
     for text, changed in _alternatives(spec):
         try:
             _trial(changed, deepcopy(contiguous), multipliers, device)

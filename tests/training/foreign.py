@@ -25,6 +25,15 @@ class Plain(Optimizer):
                     self.grad_norm = float(p.grad.norm())
 
 
+class Moving(Plain):
+    """Puts its weights elsewhere."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data = p.data - p.grad * group["lr"]
+
+
 class Anything(SGD):
     """Says nothing of what it takes."""
 

@@ -87,6 +87,8 @@ JOIN = [
     " {rest: true, use_muon: false, lr: 0.1}]}",
     "{optimizer: Only2D,"
     " groups: [{ndim: 2}, {rest: true, optimizer: torch.optim.AdamW, lr: 0.01}]}",
+    "{optimizer: torch.optim.Muon, lr: 0.01, weight_decay: 0,"
+    " groups: [{ndim: [2, 4], flatten: true}, {rest: true, optimizer: torch.optim.SGD, lr: 0.1}]}",
     "{optimizer: torch.optim.SGD, lr: 0.1, groups: [{match: '*.bias', lr: 0.2}, {rest: true}]}",
     "{optimizer: torch.optim.LBFGS, max_iter: 2}",
     "{optimizer: Viewing, lr: 0.1}",
@@ -237,6 +239,8 @@ def test_weights_are_judged_where_the_optimizer_wants(tiny: Tiny) -> None:
         " {ndim: 4, optimizer: torch.optim.Adam}]}",
         "{optimizer: Sharpness, closure: true, wraps: {optimizer: torch.optim.SGD, lr: 0.1}}",
         "{optimizer: Lookahead, wraps: {optimizer: torch.optim.Adam, lr: 0.01}}",
+        "{optimizer: torch.optim.Muon, lr: 0.01, groups: [{ndim: [2, 4], flatten: true},"
+        " {rest: true, optimizer: torch.optim.SGD, lr: 0.05}]}",
     ],
 )
 def test_a_run_that_is_cut_ends_with_the_same_bits(
@@ -304,6 +308,47 @@ def test_contiguous_weights_where_needed_have_the_same_values(
     assert "Viewing cannot do with channels_last weights" in solver.remarks[0]
     train(tiny(solver_of("{optimizer: Viewing, lr: 0.05}"), "epochs=1"))
     assert "Viewing cannot do with channels_last weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["closure: true", "closure: false"])
+@pytest.mark.parametrize(
+    "optimizer", ["torch.optim.SGD, momentum: 0.9, weight_decay: 0.1", "torch.optim.Adam, eps: 0.1"]
+)
+def test_matrices_in_the_place_of_kernels_change_nothing_by_the_element(
+    optimizer: str, how: str
+) -> None:
+    """The same bits as with the kernels themselves, of an optimizer without regard for shapes."""
+    ended = []
+    for rule in ("{rest: true}", "{ndim: 4, flatten: true, lr: 0.01}, {rest: true}"):
+        text = f"{{optimizer: {optimizer}, lr: 0.01, {how}, groups: [{rule}]}}"
+        model = small_model().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        solver = make_solver(spec_of(text), model, {})
+        steps(solver, model, 5)
+        ended.append([p.detach().clone() for p in model.parameters()])
+        given = {p.ndim for group in solver.param_groups for p in group["params"]}
+        assert given == ({1, 2} if "flatten" in rule else {1, 2, 4})
+    for one, other in zip(*ended, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_multipliers_reach_matrices_too() -> None:
+    text = "{optimizer: torch.optim.SGD, lr: 0.1, lr_multipliers: true, groups: [{ndim: 4,"
+    text += " flatten: true}, {rest: true}]}"
+    model = small_model()
+    solver = make_solver(spec_of(text), model, {"0.weight": 2.0, "0.bias": 3.0})
+    solver.set_learning_rate(1)
+    rates = {tuple(p.shape): g["lr"] for g in solver.param_groups for p in g["params"]}
+    assert rates[3, 8] == pytest.approx(0.2)  # of three kernels of 2 × 2 × 2
+    assert any("contiguous" in remark for remark in solver.remarks)
+    assert solver.param_groups[1]["lr"] == pytest.approx(0.3)
+
+
+def test_an_optimizer_that_moves_its_weights_cannot_have_matrices() -> None:
+    text = "{optimizer: Moving, lr: 0.1, groups: [{ndim: 4, flatten: true}, {rest: true}]}"
+    with pytest.raises(ConfigError, match=r"Moving: groups: flatten: 0\.weight is moved to other"):
+        make_solver(spec_of(text), small_model(), {})
+    with pytest.raises(ConfigError, match=r"groups\[0\]\.flatten=3: true or false"):
+        spec_of(text.replace("flatten: true", "flatten: 3"))
 
 
 def test_a_trial_leaves_no_trace(tiny: Tiny) -> None:
