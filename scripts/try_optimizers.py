@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from torch.optim import Optimizer
 
-from bpgrad.errors import BPGradError, Diverged
+from bpgrad.errors import BPGradError, Diverged, first_line
 from bpgrad.training.config import Config, Scale
 from bpgrad.training.trainer import train
 
@@ -65,7 +65,11 @@ WAYS: tuple[dict[str, Any], ...] = (
 
 def classes(package: str) -> Iterator[str]:
     """The importable path of every optimizer class of a package and its modules, each once."""
-    root = importlib.import_module(package)
+    try:
+        root = importlib.import_module(package)
+    except Exception as error:
+        print(f"not tried  {package}  {type(error).__name__}: {first_line(error)}", flush=True)
+        return
     names = [package]
     for found in pkgutil.walk_packages(
         getattr(root, "__path__", []), f"{package}.", lambda _: None
