@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from bpgrad.data import cifar10, digits, mnist, order
 from bpgrad.data.images import ImageSet, divided
+from bpgrad.data.static import StaticBatches, consumed
 from bpgrad.errors import ConfigError
 from bpgrad.metrics import Metric
 from bpgrad.models.lenet import CifarLeNet, DigitsLeNet, MnistLeNet, load_matconvnet_weights
@@ -33,6 +35,7 @@ class Classification(Task):
         "top1_error": Metric("top-1 error", "%"),
     }
     train_metrics: Sequence[str] = ("objective", "top1_error")
+    static_shapes = True
     model_class: type[nn.Module]
     mirror_training = mirror_validation = False
 
@@ -73,18 +76,27 @@ class Classification(Task):
     def batch_order(self, epoch: int) -> Tensor:
         return order.train_order(len(self.train), self.context.seed, epoch)
 
-    def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def _minibatches(self, epoch: int) -> list[tuple[Tensor, bool]]:
         batches = self.batch_order(epoch).split(self.context.batch_size)
         coins = self._coins(self.mirror_training, len(batches), epoch, "train")
-        for indices, mirrored in zip(batches[start:], coins[start:], strict=True):
+        return list(zip(batches, coins, strict=True))
+
+    def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for indices, mirrored in self._minibatches(epoch)[start:]:
             share = indices[self.world.rank :: self.world.size].to(self.world.device)
             images, labels = self.train.batch(share)
-            yield Batch(
-                images.flip(3) if mirrored else images,
-                labels,
-                size=len(indices),
-                consumed=indices.numpy().tobytes() + bytes([mirrored]),
-            )
+            images = images.flip(3) if mirrored else images
+            yield Batch(images, labels, len(indices), consumed(indices, mirrored))
+
+    @cached_property
+    def _static(self) -> StaticBatches:
+        return StaticBatches(self.train, self.context.batch_size, mirror=self.mirror_training)
+
+    def load_epoch(self, epoch: int) -> Sequence[bytes]:
+        return self._static.load(self._minibatches(epoch))
+
+    def take(self, at: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        return self._static.take(at, size)
 
     def objective(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch.inputs)

@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -26,6 +28,8 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
     """
     if cfg.precision == "tf32" and device.type != "cuda":
         raise ConfigError("precision=tf32: needs a CUDA device; use fp32 or bf16")
+    if cfg.step == "graph" and device.type != "cuda":
+        raise ConfigError("step=graph: needs a CUDA device; use auto or eager")
     if cfg.threads is not None and cfg.threads > THREADS_A_CORE * cores():
         raise ConfigError(
             f"threads={cfg.threads}: far more than the {cores()} cores here; leave it out for all"
@@ -40,10 +44,21 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
     torch.backends.cuda.matmul.fp32_precision = arithmetic
     torch.backends.cudnn.conv.fp32_precision = arithmetic  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # streams that do not wait in line
     torch.use_deterministic_algorithms(cfg.deterministic)
     # It would also fill every new tensor, at a cost; nothing here reads what it did not write.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(cfg.seed)
+
+
+@contextmanager
+def own_stream(world: World) -> Iterator[None]:
+    """Compute on a stream beside CUDA's default one, which a graph cannot capture."""
+    if world.device.type != "cuda" or world.size > 1:
+        yield
+        return
+    with torch.cuda.stream(torch.cuda.Stream(world.device)):
+        yield
 
 
 def context_of(cfg: Config, world: World) -> Context:

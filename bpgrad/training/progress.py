@@ -59,10 +59,10 @@ class ProgressBar:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, epoch: int) -> None:
-        """Count an iteration; costs a clock reading but for a few times a second."""
-        self.done += 1
-        self._pending += 1
+    def advance(self, epoch: int, iterations: int = 1) -> None:
+        """Count iterations; costs a clock reading but for a few times a second."""
+        self.done += iterations
+        self._pending += iterations
         elapsed = time.perf_counter() - self._last
         if not self._show or elapsed < (BAR_SECONDS if self._bar else PLAIN_SECONDS):
             return
