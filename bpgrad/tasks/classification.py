@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bpgrad.data import cifar10, digits, mnist, order
 from bpgrad.data.images import ImageSet, divided
+from bpgrad.data.shared import shared
 from bpgrad.data.static import StaticBatches, consumed
 from bpgrad.errors import ConfigError
 from bpgrad.metrics import Metric
@@ -46,17 +47,22 @@ class Classification(Task):
         label_noise: float = 0.0,
         judge_test: bool = False,
     ) -> None:
-        sizes = context.train_examples, context.val_examples
-        train, judged = divided(*self.load(context), sizes, holdout, label_noise, judge_test)
-        if context.batch_size > len(train):
-            raise ConfigError(
-                f"batch_size={context.batch_size}: above the {len(train)} training examples"
-            )
         self.context, self.world = context, context.world
-        self.train = train.to(self.world.device)
-        self.judged = {prefix: each.to(self.world.device) for prefix, each in judged.items()}
+        sizes = context.train_examples, context.val_examples
+        options = sizes, holdout, label_noise, judge_test
+        self.data_key = type(self), context.data_root, options, context.world.device
+        self.train, self.judged = shared(self.data_key, lambda: self._sets(*options))
+        if context.batch_size > len(self.train):
+            raise ConfigError(
+                f"batch_size={context.batch_size}: above the {len(self.train)} training examples"
+            )
         self.val = self.judged[""]
         self.fixed_last = 5 if judge_test else 1
+
+    def _sets(self, *options: Any) -> tuple[ImageSet, dict[str, ImageSet]]:
+        train, judged = divided(*self.load(self.context), *options)
+        device = self.world.device
+        return train.to(device), {prefix: each.to(device) for prefix, each in judged.items()}
 
     @abstractmethod
     def load(self, context: Context) -> tuple[ImageSet, ImageSet]:

@@ -1,7 +1,7 @@
 """What the trainer asks of a task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,9 @@ class Task(ABC):
 
     train_metrics: Sequence[str]
     """The names that `objective` returns, "objective" first."""
+
+    data_key: Hashable = None
+    """What the data depends on, where runs side by side share a copy of it."""
 
     static_shapes: bool = False
     """Whether all minibatches but the last have one shape, and `load_epoch` and `take` give them:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bpgrad.data.shared import shared
 from bpgrad.errors import (
     CheckpointError,
     ConfigError,
@@ -37,7 +38,7 @@ from bpgrad.training.history import (
 )
 from bpgrad.training.identity import describe, run_name
 from bpgrad.training.iteration import TURN, Iterations, autocast
-from bpgrad.training.mirror import open_mirror
+from bpgrad.training.mirror import mirrored
 from bpgrad.training.numerics import configure_torch, context_of, own_stream
 from bpgrad.training.progress import ProgressBar, epoch_line, say
 from bpgrad.training.signals import SignalGuard
@@ -151,7 +152,10 @@ class _Run:
         if cfg.step == "graph" and self.iterations.obstacle:
             self._say(f"step=graph: eager all the same; {self.iterations.obstacle}")
         hashes["batch_order_sha256"] = hashlib.sha256(order.numpy().tobytes()).hexdigest()
-        hashes["preprocessed_sha256"] = tensors_sha256(self.task.preprocessed())
+        preprocessed = "sha256", self.task.data_key or id(self.task)
+        hashes["preprocessed_sha256"] = shared(
+            preprocessed, lambda: tensors_sha256(self.task.preprocessed())
+        )
         world.from_main(lambda: self._record_start(hashes))
 
     def _record_start(self, hashes: dict[str, str]) -> None:
@@ -178,20 +182,11 @@ class _Run:
         done = (self.at.epoch - 1) * len(self.sizes) + self.at.iteration
         if done:
             self._say(f"{self.record.directory}: resuming at epoch {self.at.epoch}")
-        mirror = open_mirror(cfg, self.record) if self.world.is_main else None
-        exit_code = 1
-        try:
+        with mirrored(cfg, self.record, self.history, wanted=self.world.is_main) as mirror:
             with ProgressBar(total, done, cfg.batch_size, show=self.world.is_main) as bar:
                 while self.at.epoch <= cfg.epochs:
-                    row = yield from self._epoch(bar)
-                    if mirror is not None:
-                        mirror.log(row)
-            result = self._finish()
-            exit_code = 0
-            return result
-        finally:
-            if mirror is not None:
-                mirror.finish(self.history.metrics, exit_code)
+                    mirror((yield from self._epoch(bar)))
+            return self._finish()
 
     def _epoch(self, bar: ProgressBar) -> Generator[int, None, Row]:
         """Train from the current position to the end of the epoch, evaluate, record."""
