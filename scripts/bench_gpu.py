@@ -318,7 +318,7 @@ def solvers(
         ("BPGrad, λ in the norm", 28, {"weight_decay": 5e-4}),
         ("BPGrad released", 24, {"weight_decay": 5e-4, "variant": "released"}),
     ):
-        solver = BPGrad(params, 1e6, **options)  # type: ignore[arg-type]
+        solver = BPGrad(params, 1e6, **options)
         yield name, traffic, lambda solver=solver: solver.step(loss=loss)  # type: ignore[misc]
         del solver
 

@@ -82,7 +82,7 @@ def as_usual(model: nn.Module) -> nn.Module:
         if isinstance(layer, FullWindowConv2d):
             layer.__class__ = WideConv2d  # type: ignore[assignment]
         elif isinstance(layer, FirstConv2d):
-            layer.__class__ = nn.Conv2d
+            layer.__class__ = nn.Conv2d  # type: ignore[assignment]
     return model.to(memory_format=torch.contiguous_format)
 
 

@@ -78,7 +78,7 @@ if [ -d "$here/.git" ]; then
 fi
 "$python" scripts/gpu_runs.py machine --device "$device" | tee "$out/machine.json"
 
-for folder in "${data[@]}"; do cp -RLn "$folder"/. "$work/brought"/; done
+for folder in "${data[@]}"; do cp -RLu "$folder"/. "$work/brought"/; done
 for entry in "$work/brought"/*/; do
   [ -d "$entry" ] && ln -sfn "${entry%/}" "$work/data/$(basename "$entry")"
 done
@@ -108,7 +108,8 @@ step() {
 failed=0
 smoke=()
 [ "$scale" = paper ] || smoke=(--smoke)
-step checks 150 "$python" -m pytest -q -m cuda -p no:cacheprovider tests
+mapfile -t files < <(grep -rl --include='*.py' 'mark\.cuda' tests)
+step checks 150 "$python" -m pytest -q -m cuda -p no:cacheprovider "${files[@]}"
 step probe 60 "$python" scripts/bench_gpu.py probe --device "$device" "${smoke[@]}" --output "$out/probe"
 step bench 150 "$python" scripts/bench_gpu.py loop steps --device "$device" "${smoke[@]}" \
   --output "$out/bench"

@@ -3,13 +3,13 @@
 FILES are the parts of an archive that scripts/gpu_runs.py has packed, in any order. Every record is
 read and checked first, and compared with the one of the same run that is there already: if they
 differ, nothing is taken up, and the first difference is named. The same one again is passed over.
+So are the files of studies, but for meta.json, of which the one that is there stays.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -64,7 +64,15 @@ def merge(files: Sequence[Path], into: Path) -> tuple[int, int]:
                     f"{there.directory} is another: {difference}; nothing is taken up"
                 )
             same += 1
-        _take_up(new, into)
+        moves = [(record.directory, into / record.name) for record in new]
+        studies = into.parent / "studies"
+        for path in sorted(p for p in (root / "studies").rglob("*") if p.is_file()):
+            place = studies / path.relative_to(root / "studies")
+            if not place.exists():
+                moves.append((path, place))
+            elif place.name != "meta.json" and place.read_bytes() != path.read_bytes():
+                raise RecordError(f"{place} is another; none is taken up")
+        _take_up(moves)
     return len(new), same
 
 
@@ -77,10 +85,11 @@ def _unpack(files: Sequence[Path], root: Path) -> None:
                 parts = PurePosixPath(member.name).parts
                 if not (member.isfile() or member.isdir()) or ".." in parts:
                     raise RecordError(f"{member.name}: no file of a record")
-                if parts[0] == "runs" and (member.isdir() or 4 < len(parts) < 7):
-                    tar.extract(member, root, filter="data")
-                elif parts[0] != "studies":
+                if parts[0] != "studies" and (
+                    parts[0] != "runs" or (member.isfile() and not 4 < len(parts) < 7)
+                ):
                     raise RecordError(f"{member.name}: no file of a record")
+                tar.extract(member, root, filter="data")
     except (OSError, EOFError, tarfile.TarError) as error:
         raise RecordError(f"the archive cannot be read: {first_line(error)}") from error
 
@@ -120,18 +129,17 @@ def _difference(content: Content, record: RunRecord, there: RunRecord) -> str:
     return "" if sums[0] == sums[1] else "result.json: weights_sha256"
 
 
-def _take_up(records: Sequence[RunRecord], into: Path) -> None:
-    """Move all records into place, or none."""
+def _take_up(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Move all files and folders into place, or none."""
     moved: list[tuple[Path, Path]] = []
     try:
-        for record in records:
-            place = into / record.name
+        for origin, place in moves:
             place.parent.mkdir(parents=True, exist_ok=True)
-            record.directory.rename(place)
-            moved.append((record.directory, place))
+            origin.rename(place)
+            moved.append((origin, place))
     except OSError as error:
         for origin, place in moved:
-            shutil.move(place, origin)
+            place.rename(origin)
         raise RecordError(f"nothing is taken up: {first_line(error)}") from error
 
 
