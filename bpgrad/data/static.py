@@ -37,11 +37,11 @@ class StaticBatches:
         Returns what each consumes.
         """
         order = torch.zeros(self._order.shape, dtype=torch.int64)
-        for row, (indices, _) in zip(order, batches, strict=True):
-            row[: len(indices)] = indices
+        indices = torch.cat([each for each, _ in batches])
+        order.view(-1)[: len(indices)] = indices
         self._order.copy_(order)
         self._coins.copy_(torch.tensor([mirrored for _, mirrored in batches]))
-        return [consumed(indices, mirrored) for indices, mirrored in batches]
+        return [consumed(*each) for each in batches]
 
     def take(self, at: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Images and labels of minibatch `at`, shape (1,), int64, on the device; `size` of them."""

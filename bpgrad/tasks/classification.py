@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from bpgrad.data import cifar10, digits, mnist, order
 from bpgrad.data.images import ImageSet, divided
-from bpgrad.data.shared import shared
 from bpgrad.data.static import StaticBatches, consumed
 from bpgrad.errors import ConfigError
 from bpgrad.metrics import Metric
 from bpgrad.models.lenet import CifarLeNet, DigitsLeNet, MnistLeNet, load_matconvnet_weights
+from bpgrad.tasks.shared import shared
 from bpgrad.tasks.task import Batch, Context, Task
 
 EVAL_BATCH = 500

@@ -1,5 +1,6 @@
 """An iteration is captured in a CUDA graph once it has run eagerly, and replayed from then on."""
 
+import gc
 from collections.abc import Callable, Hashable
 from typing import Protocol
 
@@ -28,16 +29,35 @@ class CudaGraph:
         self._graph = torch.cuda.CUDAGraph()
 
     def capture(self, function: Callable[[], None]) -> None:
-        # Other threads (of a loader that pins memory, of a progress bar) may call CUDA meanwhile.
-        stream = torch.cuda.current_stream()
-        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-            function()
+        _fill_pinned_cache()
+        gc.collect()  # another run's graphs and tensors must not be destroyed meanwhile
+        gc.disable()
+        try:
+            # Other threads (of a loader that pins memory, say) may call CUDA meanwhile.
+            stream = torch.cuda.current_stream()
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+                function()
+        finally:
+            gc.enable()
 
     def replay(self) -> None:
         self._graph.replay()
 
     def release(self) -> None:
         self._graph.reset()
+
+
+def _fill_pinned_cache() -> None:
+    """Let what a step copies to the device find pinned memory without a call to CUDA.
+
+    A capture forbids to ask for some, and to ask whether earlier copies are over, which a request
+    outside it does.
+    """
+    torch.cuda.synchronize()
+    kept = [
+        torch.empty(2**k, dtype=torch.uint8, pin_memory=True) for k in range(4, 22) for _ in "four"
+    ]
+    del kept
 
 
 class Replayed:

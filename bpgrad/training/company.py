@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bpgrad.data.shared import one_copy
 from bpgrad.errors import BPGradError, ConfigError, Interrupted, first_line
+from bpgrad.tasks.shared import one_copy
 from bpgrad.training.config import Config
 from bpgrad.training.identity import run_name
+from bpgrad.training.numerics import new_stream
 from bpgrad.training.progress import quiet, say
 from bpgrad.training.signals import SignalGuard
 from bpgrad.training.trainer import in_turns
@@ -85,8 +86,7 @@ class _Seat:
         self.company = 1  # the most runs that there were beside it, itself among them
         self.started = self.ended = self.failed = False
         world = World(choose_device(cfg.device))
-        cuda = world.device.type == "cuda"
-        self._stream = torch.cuda.Stream(world.device) if cuda else None
+        self._stream = new_stream(world.device)
         self._process = process  # as it was before any run; until one trains it is cut anywhere
         self.turns = in_turns(cfg, world, guard, lambda: self.company)
 

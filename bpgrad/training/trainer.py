@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bpgrad.data.shared import shared
 from bpgrad.errors import (
     CheckpointError,
     ConfigError,
@@ -26,6 +25,7 @@ from bpgrad.errors import (
 )
 from bpgrad.records.provenance import describe_start, tensors_sha256
 from bpgrad.records.run_record import Row, RunRecord
+from bpgrad.tasks.shared import shared
 from bpgrad.tasks.task import Task
 from bpgrad.training import checkpoint
 from bpgrad.training.config import Config, SolverSpec, solver_spec, task_class, task_options
