@@ -33,7 +33,7 @@ class ProgressBar:
         self._first = done
         self._begin = self._last = time.perf_counter()
         self._bar: Progress | None = None
-        if show and sys.stdout.isatty():
+        if show and _bars and sys.stdout.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -90,6 +90,31 @@ class ProgressBar:
             self._bar.console.print(line, markup=False, soft_wrap=True)
         else:
             say(line)
+
+
+_quiet, _bars = False, True
+
+
+@contextmanager
+def quiet(*, bars: bool = True) -> Iterator[None]:
+    """Let trainings print no lines; a bar on a terminal stays, unless there would be several."""
+    global _quiet, _bars
+    before = _quiet, _bars
+    _quiet, _bars = True, bars
+    try:
+        yield
+    finally:
+        _quiet, _bars = before
+
+
+def say(self, line: str) -> None:
+    """Print a line, above the bar where there is one."""
+    if not self._show or _quiet:
+        return
+    if self._bar:
+        self._bar.console.print(line, markup=False, soft_wrap=True)
+    else:
+        say(line)
 
 
 _quiet = False

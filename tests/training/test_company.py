@@ -2,6 +2,7 @@
 
 import random
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +169,14 @@ def test_an_error_ends_only_its_run(
     assert finished == [True, False, True]
     assert train_together(runs, 4) == 0  # its lock is free
     assert capsys.readouterr().out.count("finished already") == 2
+
+
+def test_on_a_terminal_there_are_no_bars(
+    several: Callable[..., Pairs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There can be one only."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert train_together(several("terminal")[:2], 2) == 0
 
 
 def test_a_run_with_two_labels_is_done_once(tiny: Tiny) -> None:
