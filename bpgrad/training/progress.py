@@ -107,30 +107,6 @@ def quiet(*, bars: bool = True) -> Iterator[None]:
         _quiet, _bars = before
 
 
-def say(self, line: str) -> None:
-    """Print a line, above the bar where there is one."""
-    if not self._show or _quiet:
-        return
-    if self._bar:
-        self._bar.console.print(line, markup=False, soft_wrap=True)
-    else:
-        say(line)
-
-
-_quiet = False
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let trainings print no lines; a bar on a terminal stays."""
-    global _quiet
-    before, _quiet = _quiet, True
-    try:
-        yield
-    finally:
-        _quiet = before
-
-
 def say(line: str) -> None:
     """Print a line; a reader that went away (a closed pipe) does not end a training."""
     if _quiet:
