@@ -17,7 +17,7 @@ from bpgrad.errors import ConfigError, Interrupted
 from bpgrad.records.run_record import RunRecord
 from bpgrad.tasks.classification import Digits
 from bpgrad.tasks.task import Batch
-from bpgrad.training import company, iteration, trainer
+from bpgrad.training import company, iteration, progress, trainer
 from bpgrad.training.company import AUTO, MEASURE_SECONDS, MOST, SETTLE_SECONDS, train_together
 from bpgrad.training.config import Config
 from bpgrad.training.identity import run_name
@@ -176,6 +176,7 @@ def test_on_a_terminal_there_are_no_bars(
 ) -> None:
     """There can be one only."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(progress, "Progress", lambda *_, **__: pytest.fail("a bar"))
     assert train_together(several("terminal")[:2], 2) == 0
 
 
