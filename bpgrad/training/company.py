@@ -94,10 +94,7 @@ class _Seat:
         """Let the run do some iterations; how many."""
         self._process.restore(self.guard)
         try:
-            with (
-                quiet(),
-                nullcontext() if self._stream is None else torch.cuda.stream(self._stream),
-            ):
+            with quiet(bars=False), self._on_own_stream():
                 done = next(self.turns)
             self._process = _ProcessState.now(self.guard)
             self.started = True
