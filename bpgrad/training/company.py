@@ -64,10 +64,9 @@ def train_together(
                     company.append(_Seat(label, cfg, guard, replace(before, deferred=False)))
                 for seat in company:
                     seat.company = max(seat.company, len(company))
-                done = sum(seat.turn() for seat in company)
+                seats.measure(sum(seat.turn() for seat in company), len(company))
                 failed += sum(seat.failed for seat in company)
                 company = [seat for seat in company if not seat.ended]
-                seats.measure(done, len(company))
         finally:
             guard.deferred = True
             for seat in company:  # only after an error of the suite itself
