@@ -94,9 +94,11 @@ format: $(READY)  ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(READY)  ## measure a step of every solver, and the training loop against two others
+bench: $(READY)  ## measure a step of every solver, the training loop against two others, and a GPU if there is one
 	$(BIN)/python scripts/bench_solvers.py
 	$(BIN)/python scripts/bench_loop.py
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  $(BIN)/python scripts/bench_gpu.py loop steps; fi
 
 .PHONY: clean
 clean:  ## delete the environment, caches and checkpoints; never data or results

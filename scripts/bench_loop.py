@@ -33,6 +33,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torch.utils.flop_counter import FlopCounterMode
 
+from bpgrad.models.first_layer import FirstConv2d
 from bpgrad.models.lenet import FullWindowConv2d
 from bpgrad.records.files import write_text
 from bpgrad.records.provenance import describe_start
@@ -80,6 +81,8 @@ def as_usual(model: nn.Module) -> nn.Module:
     for layer in model.modules():
         if isinstance(layer, FullWindowConv2d):
             layer.__class__ = WideConv2d  # type: ignore[assignment]
+        elif isinstance(layer, FirstConv2d):
+            layer.__class__ = nn.Conv2d  # type: ignore[assignment]
     return model.to(memory_format=torch.contiguous_format)
 
 

@@ -64,8 +64,9 @@ def solvers() -> dict[str, tuple[int, Callable[[Any], torch.optim.Optimizer]]]:
     }
 
 
-def parameters(shapes: Shapes) -> list[nn.Parameter]:
-    params = [nn.Parameter(torch.randn(*shape)) for shape in shapes]
+def parameters(shapes: Shapes, device: torch.device | None = None) -> list[nn.Parameter]:
+    """Parameters of these shapes, with gradients."""
+    params = [nn.Parameter(torch.randn(*shape, device=device)) for shape in shapes]
     for p in params:
         p.grad = torch.randn_like(p) * 1e-2
     return params

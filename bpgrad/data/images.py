@@ -68,8 +68,10 @@ class ImageSet:
         """
         if not 0 <= part <= 1:
             raise ConfigError(f"task.label_noise={part}: must be a part of the labels, 0.1 a tenth")
+        if not part:
+            return self
         classes = int(self.labels.max()) + 1
-        return type(self)(self.images, noisy_labels(self.labels, part, classes)) if part else self
+        return type(self)(self.images, noisy_labels(self.labels, part, classes))
 
     def to(self, device: torch.device | str) -> Self:
         """The same set on `device`."""

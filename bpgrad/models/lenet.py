@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bpgrad.models.first_layer import FirstConv2d
+
 
 class MnistLeNet(nn.Module):
     """LeNet for (N, 1, 28, 28) MNIST images, 431 080 parameters (reference §1).
@@ -23,7 +25,7 @@ class MnistLeNet(nn.Module):
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.conv1 = FirstConv2d(1, 20, 5)
         self.conv2 = nn.Conv2d(20, 50, 5)
         self.conv3 = FullWindowConv2d(50, 500, 4)
         self.conv4 = FullWindowConv2d(500, 10, 1)
@@ -49,7 +51,7 @@ class CifarLeNet(nn.Module):
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 32, 5, padding=2)
+        self.conv1 = FirstConv2d(3, 32, 5, padding=2)
         self.conv2 = nn.Conv2d(32, 32, 5, padding=2)
         self.conv3 = nn.Conv2d(32, 64, 5, padding=2)
         self.conv4 = FullWindowConv2d(64, 64, 4)
@@ -98,7 +100,7 @@ class DigitsLeNet(nn.Module):
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 20, 3, padding=1)
+        self.conv1 = FirstConv2d(1, 20, 3, padding=1)
         self.conv2 = nn.Conv2d(20, 50, 3, padding=1)
         self.conv3 = FullWindowConv2d(50, 500, 2)
         self.conv4 = FullWindowConv2d(500, 10, 1)

@@ -52,6 +52,7 @@ def describe_environment(*, device: torch.device, world_size: int) -> dict[str, 
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "torchvision", "numpy", "hydra-core")},
             "cuda": torch.version.cuda if gpu else None,
+            **({"cudnn": str(torch.backends.cudnn.version()), "driver": _driver()} if gpu else {}),
         },
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
@@ -107,6 +108,16 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def _driver() -> str | None:
+    """The version of NVIDIA's kernel module."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:  # not on Linux, or in a container that hides it
+        return None
+    found = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", text.splitlines()[0])
+    return found[1] if found else None
 
 
 def _cpu_name() -> str:

@@ -67,6 +67,11 @@ class Run:
             return f"{machine['cpu']}, {_plural(machine['threads'], 'thread')}"
         return f"{_plural(machine['world_size'], 'process')} on {machine['gpu']}"
 
+    @property
+    def in_company(self) -> bool:
+        """Whether its clocks count the turns of other runs in the same process."""
+        return bool((self.rows.get("concurrent_runs", pd.Series(dtype=float)) > 1).any())
+
     def steps(self, column: str) -> np.ndarray:
         """A value that is recorded an iteration, over the first epochs; float64.
 

@@ -2,8 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from bpgrad.data import cifar10, digits, mnist, order
 from bpgrad.data.images import ImageSet, divided
+from bpgrad.data.static import StaticBatches, consumed
 from bpgrad.errors import ConfigError
 from bpgrad.metrics import Metric
 from bpgrad.models.lenet import CifarLeNet, DigitsLeNet, MnistLeNet, load_matconvnet_weights
+from bpgrad.tasks.shared import shared
 from bpgrad.tasks.task import Batch, Context, Task
 
 EVAL_BATCH = 500
@@ -33,6 +36,7 @@ class Classification(Task):
         "top1_error": Metric("top-1 error", "%"),
     }
     train_metrics: Sequence[str] = ("objective", "top1_error")
+    static_shapes = True
     model_class: type[nn.Module]
     mirror_training = mirror_validation = False
 
@@ -43,17 +47,22 @@ class Classification(Task):
         label_noise: float = 0.0,
         judge_test: bool = False,
     ) -> None:
-        sizes = context.train_examples, context.val_examples
-        train, judged = divided(*self.load(context), sizes, holdout, label_noise, judge_test)
-        if context.batch_size > len(train):
-            raise ConfigError(
-                f"batch_size={context.batch_size}: above the {len(train)} training examples"
-            )
         self.context, self.world = context, context.world
-        self.train = train.to(self.world.device)
-        self.judged = {prefix: each.to(self.world.device) for prefix, each in judged.items()}
+        sizes = context.train_examples, context.val_examples
+        options = sizes, holdout, label_noise, judge_test
+        self.data_key = type(self), context.data_root, options, context.world.device
+        self.train, self.judged = shared(self.data_key, lambda: self._sets(*options))
+        if context.batch_size > len(self.train):
+            raise ConfigError(
+                f"batch_size={context.batch_size}: above the {len(self.train)} training examples"
+            )
         self.val = self.judged[""]
         self.fixed_last = 5 if judge_test else 1
+
+    def _sets(self, *options: Any) -> tuple[ImageSet, dict[str, ImageSet]]:
+        train, judged = divided(*self.load(self.context), *options)
+        device = self.world.device
+        return train.to(device), {prefix: each.to(device) for prefix, each in judged.items()}
 
     @abstractmethod
     def load(self, context: Context) -> tuple[ImageSet, ImageSet]:
@@ -73,18 +82,27 @@ class Classification(Task):
     def batch_order(self, epoch: int) -> Tensor:
         return order.train_order(len(self.train), self.context.seed, epoch)
 
-    def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def _minibatches(self, epoch: int) -> list[tuple[Tensor, bool]]:
         batches = self.batch_order(epoch).split(self.context.batch_size)
         coins = self._coins(self.mirror_training, len(batches), epoch, "train")
-        for indices, mirrored in zip(batches[start:], coins[start:], strict=True):
+        return list(zip(batches, coins, strict=True))
+
+    def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for indices, mirrored in self._minibatches(epoch)[start:]:
             share = indices[self.world.rank :: self.world.size].to(self.world.device)
             images, labels = self.train.batch(share)
-            yield Batch(
-                images.flip(3) if mirrored else images,
-                labels,
-                size=len(indices),
-                consumed=indices.numpy().tobytes() + bytes([mirrored]),
-            )
+            images = images.flip(3) if mirrored else images
+            yield Batch(images, labels, len(indices), consumed(indices, mirrored))
+
+    @cached_property
+    def _static(self) -> StaticBatches:
+        return StaticBatches(self.train, self.context.batch_size, mirror=self.mirror_training)
+
+    def load_epoch(self, epoch: int) -> Sequence[bytes]:
+        return self._static.load(self._minibatches(epoch))
+
+    def take(self, at: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        return self._static.take(at, size)
 
     def objective(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch.inputs)

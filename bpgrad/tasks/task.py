@@ -1,7 +1,7 @@
 """What the trainer asks of a task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,13 @@ class Task(ABC):
     train_metrics: Sequence[str]
     """The names that `objective` returns, "objective" first."""
 
+    data_key: Hashable = None
+    """What the data depends on, where runs side by side share a copy of it."""
+
+    static_shapes: bool = False
+    """Whether all minibatches but the last have one shape, and `load_epoch` and `take` give them:
+    then an iteration can be captured in a CUDA graph, where `objective` needs no host."""
+
     fixed_last: int = 1
     """After how many of the last epochs `evaluate_training` is called, beside every tenth."""
 
@@ -110,6 +117,17 @@ class Task(ABC):
 
         They depend on the seed and the epoch alone: not on solver, world size or resume point.
         """
+
+    def load_epoch(self, epoch: int) -> Sequence[bytes]:
+        """Put an epoch's order where `take` finds it; what each minibatch has consumed."""
+        raise NotImplementedError
+
+    def take(self, at: Tensor, size: int) -> tuple[Any, Any]:
+        """Inputs and targets of the epoch's minibatch `at`, shape (1,), int64, on the device.
+
+        The same as `train_batches` gives, of `size` examples, without the host.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def objective(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

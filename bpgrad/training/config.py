@@ -38,6 +38,7 @@ CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("fp32", "tf32", "bf16"),
     "device": ("auto", "cpu", "cuda"),
+    "step": ("auto", "graph", "eager"),
     "solver.objective": (
         *("batch", "epoch_mean", "regularized_batch"),
         *("constant", "previous_epoch_mean"),
@@ -85,6 +86,7 @@ class Config:
     deterministic: bool = True
 
     device: str = "auto"
+    step: str = "auto"
     threads: int | None = None
     workers: int | None = None
     data_root: str = "data"

@@ -24,6 +24,22 @@ SERIES = "series"  # the per-iteration series, a file an epoch
 
 
 @dataclass
+class Position:
+    """Where a run stands: the next iteration to do, and the epoch so far."""
+
+    epoch: int = 1
+    iteration: int = 0
+    train_seconds: float = 0.0
+    consumed: str = ""  # the sha256 of what each iteration has consumed, chained
+
+    def advance(self, consumed: Sequence[bytes]) -> None:
+        """Count iterations that have consumed this."""
+        self.iteration += len(consumed)
+        for what in consumed:
+            self.consumed = _chained(self.consumed, what)
+
+
+@dataclass
 class History:
     """The rows of the epochs done, and the per-iteration series of each beside the checkpoints.
 
@@ -159,6 +175,38 @@ def _canonical(row: Mapping[str, object]) -> bytes:
 
 def _chained(digest: str, content: bytes) -> str:
     return hashlib.sha256(digest.encode() + content).hexdigest()
+
+
+def epoch_metrics(
+    epoch: int,
+    series: np.ndarray,
+    sizes: Sequence[int],
+    train_metrics: Sequence[str],
+    rate: float | None,
+) -> Row:
+    """The row of an epoch as far as training gives it; `sizes` are those of the minibatches."""
+    row: Row = {"epoch": epoch, "iterations": epoch * len(sizes)}
+    if rate is not None:
+        row["lr"] = rate
+    return row | epoch_means(series, sizes, train_metrics)
+
+
+def epoch_timing(
+    epoch: int, examples: int, seconds: tuple[float, float, float], concurrent_runs: int
+) -> Row:
+    """The row of an epoch's clocks: of training, evaluation, evaluation on the training set.
+
+    That of writing is known when the rows are written. In company of other runs a clock counts
+    their turns too.
+    """
+    names = ("train_seconds", "eval_seconds", "fixed_seconds")
+    return {
+        "epoch": epoch,
+        **dict(zip(names, (round(value, 3) for value in seconds), strict=True)),
+        "log_seconds": 0.0,
+        "images_per_second": round(examples / seconds[0], 1),
+        **({"concurrent_runs": concurrent_runs} if concurrent_runs > 1 else {}),
+    }
 
 
 def epoch_means(series: np.ndarray, sizes: Sequence[int], names: Sequence[str]) -> Row:

@@ -30,6 +30,8 @@ def describe(cfg: Config) -> dict[str, Any]:
         **({} if cfg.micro_batch is None else {"micro_batch": cfg.micro_batch}),
         "precision": cfg.precision,
         "deterministic": cfg.deterministic,
+        # By itself it is the device's; what is asked for has the same bits, and is kept apart.
+        **({} if cfg.step == Config.step else {"step": cfg.step}),
         "data_md5": dict(task_class(cfg).data_md5(Path(cfg.data_root))),
     }
 

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bpgrad.records.run_record import RunRecord
+from bpgrad.records.run_record import Row, RunRecord
 from bpgrad.training.config import Config
+from bpgrad.training.history import History
 from bpgrad.training.identity import describe
 
 if TYPE_CHECKING:
     from bpgrad.records.wandb_mirror import WandbMirror
+
+
+@contextmanager
+def mirrored(
+    cfg: Config, record: RunRecord, history: History, *, wanted: bool
+) -> Iterator[Callable[[Row], None]]:
+    """What takes up an epoch's row while the run goes on; nothing happens where none is wanted."""
+    mirror, exit_code = open_mirror(cfg, record) if wanted else None, 1
+    try:
+        yield (lambda row: None) if mirror is None else mirror.log
+        exit_code = 0
+    finally:
+        if mirror is not None:
+            mirror.finish(history.metrics, exit_code)
 
 
 def open_mirror(cfg: Config, record: RunRecord) -> WandbMirror | None:

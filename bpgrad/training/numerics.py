@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -26,6 +28,8 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
     """
     if cfg.precision == "tf32" and device.type != "cuda":
         raise ConfigError("precision=tf32: needs a CUDA device; use fp32 or bf16")
+    if cfg.step == "graph" and device.type != "cuda":
+        raise ConfigError("step=graph: needs a CUDA device; use auto or eager")
     if cfg.threads is not None and cfg.threads > THREADS_A_CORE * cores():
         raise ConfigError(
             f"threads={cfg.threads}: far more than the {cores()} cores here; leave it out for all"
@@ -39,11 +43,30 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
     arithmetic = "tf32" if cfg.precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = arithmetic
     torch.backends.cudnn.conv.fp32_precision = arithmetic  # type: ignore[attr-defined]
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    _set_before_cuda_starts()
     torch.use_deterministic_algorithms(cfg.deterministic)
     # It would also fill every new tensor, at a cost; nothing here reads what it did not write.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(cfg.seed)
+
+
+def new_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """A stream beside CUDA's default one, which a graph cannot capture; None on a CPU."""
+    _set_before_cuda_starts()
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
+
+
+@contextmanager
+def own_stream(world: World) -> Iterator[None]:
+    """Compute on a stream of its own, where one process trains the model."""
+    stream = new_stream(world.device) if world.size == 1 else None
+    with nullcontext() if stream is None else torch.cuda.stream(stream):
+        yield
+
+
+def _set_before_cuda_starts() -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else nothing is deterministic
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # streams that do not wait in line
 
 
 def context_of(cfg: Config, world: World) -> Context:

@@ -33,7 +33,7 @@ class ProgressBar:
         self._first = done
         self._begin = self._last = time.perf_counter()
         self._bar: Progress | None = None
-        if show and sys.stdout.isatty():
+        if show and _bars and sys.stdout.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -59,10 +59,10 @@ class ProgressBar:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, epoch: int) -> None:
-        """Count an iteration; costs a clock reading but for a few times a second."""
-        self.done += 1
-        self._pending += 1
+    def advance(self, epoch: int, iterations: int = 1) -> None:
+        """Count iterations; costs a clock reading but for a few times a second."""
+        self.done += iterations
+        self._pending += iterations
         elapsed = time.perf_counter() - self._last
         if not self._show or elapsed < (BAR_SECONDS if self._bar else PLAIN_SECONDS):
             return
@@ -92,18 +92,19 @@ class ProgressBar:
             say(line)
 
 
-_quiet = False
+_quiet, _bars = False, True
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Let trainings print no lines; a bar on a terminal stays."""
-    global _quiet
-    before, _quiet = _quiet, True
+def quiet(*, bars: bool = True) -> Iterator[None]:
+    """Let trainings print no lines; a bar on a terminal stays, unless there would be several."""
+    global _quiet, _bars
+    before = _quiet, _bars
+    _quiet, _bars = True, bars
     try:
         yield
     finally:
-        _quiet = before
+        _quiet, _bars = before
 
 
 def say(line: str) -> None:

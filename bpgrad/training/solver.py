@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bpgrad.errors import BPGradError, ConfigError, SolverError, first_line
-from bpgrad.training.config import SolverSpec
+from bpgrad.training import capturable
+from bpgrad.training.config import SolverSpec, is_plain
 from bpgrad.training.optimizers import (
     Matrices,
     attribute,
@@ -59,6 +61,10 @@ class Solver:
         multipliers: Mapping[str, float],
         device: torch.device | None = None,
     ) -> None:
+        self.device = torch.device("cpu") if device is None else device
+        if self.device.type == "cuda" and is_plain(spec):
+            arguments = capturable.arguments_on_cuda(spec.optimizer, spec.arguments)
+            spec = replace(spec, arguments=arguments)
         self.spec = spec
         self.matrices = Matrices(spec.where)
         self.optimizers: list[Optimizer] = build_optimizers(spec, model, multipliers, self.matrices)
@@ -70,10 +76,10 @@ class Solver:
             raise ConfigError(f"{spec.where}: a closure goes with one optimizer, not with several")
         named = [*model.named_parameters(), *self.matrices.pairs]
         self._rates = _rates(spec, self._groups(), named, multipliers)
-        self.device = torch.device("cpu") if device is None else device
         self._an_epoch = self._total = 0  # iterations, where the rate depends on them
         self._epoch_factor = 1.0
         self._replayed: Sequence[float] = ()
+        self._table: Tensor | None = None  # groups × iterations of an epoch: rates on the device
         self.feedback = LossFeedback(spec.objective, self, self.device)
         self.scalar_names = [name for name in SCALARS if self.scalar(name) is not None]
         self.training: bool | None = None
@@ -117,8 +123,12 @@ class Solver:
         base = self.spec.arguments.get("lr", defaults.get("lr"))
         passed = [factor for start, factor in self.spec.lr_factors.items() if start <= epoch]
         self._epoch_factor = passed[-1] if passed else 1.0
-        if self.spec.lr_factors or any(multiplier != 1 for _, multiplier in self._rates):
-            self._set_rates(self._epoch_factor)
+        if self._table is not None:
+            first = (epoch - 1) * self._an_epoch
+            rows = [self._rates_at(first + k) for k in range(self._an_epoch)]
+            self._table.copy_(torch.tensor(rows, dtype=torch.float64).t())
+        elif self.spec.lr_factors or any(multiplier != 1 for _, multiplier in self._rates):
+            self._set_rates(self._rates_by(self._epoch_factor))
         if self._replayed:
             return self._replayed[(epoch - 1) * self._an_epoch]
         scheduled = self._scheduled((epoch - 1) * self._an_epoch)
@@ -129,20 +139,72 @@ class Solver:
 
         Called after `set_learning_rate` of its epoch; a function of the iteration alone as well.
         """
-        if self._replayed:
-            for group in self._groups():
-                group["lr"] = self._replayed[iteration]
-        elif self._total:
-            self._set_rates(self._epoch_factor * self._scheduled(iteration))
+        if self._total and self._table is None:
+            self._set_rates(self._rates_at(iteration))
+
+    def put_rates_on_device(self) -> None:
+        """Let the rates of a schedule lie where a captured step reads them, if its class can.
+
+        Then `follow_schedule` does what `set_iteration` does. Call it after any state is loaded.
+        """
+        types = [capturable.rate_type(made) for made in self.optimizers]
+        if not self._total or not is_plain(self.spec) or None in types:
+            return
+        groups = self._groups()
+        self._table = torch.zeros(
+            len(groups), self._an_epoch, dtype=torch.float64, device=self.device
+        )
+        for made, dtype in zip(self.optimizers, types, strict=True):
+            for group in made.param_groups:
+                group["lr"] = torch.zeros((), dtype=dtype, device=self.device)
+
+    def follow_schedule(self, at: Tensor) -> None:
+        """Set the rates that lie on the device to those of the epoch's iteration `at`, (1,)."""
+        if self._table is not None:
+            for group, rates in zip(self._groups(), self._table, strict=True):
+                group["lr"].copy_(rates.index_select(0, at).view(()))
+
+    def rates(self) -> tuple[Any, ...]:
+        """What a captured step has fixed: the rates that are numbers, and which tensors are not."""
+        found = (group.get("lr") for group in self._groups())
+        return tuple(id(rate) if isinstance(rate, Tensor) else rate for rate in found)
+
+    def obstacle_to_capture(self) -> str:
+        """Why a CUDA graph cannot capture the step; empty if it can."""
+        if not is_plain(self.spec) or self.uses_closure:
+            return f"{self.spec.where} is not known to do without the host"
+        found = next(filter(None, map(capturable.obstacle, self.optimizers)), "")
+        if not found and self._total and self._table is None:
+            return f"{self.spec.where} has a learning rate on the host, which changes at each step"
+        return found
+
+    def replayed(self, count: int) -> None:
+        """Count steps that a captured graph has taken."""
+        self.evaluations += count
+        for optimizer in self.optimizers:
+            capturable.count_replays(optimizer, count)
 
     def _scheduled(self, iteration: int) -> float:
         schedule = self.spec.schedule
         return factor(schedule, iteration, self._total) if schedule and self._total else 1.0
 
-    def _set_rates(self, by: float) -> None:
-        for group, (initial, multiplier) in zip(self._groups(), self._rates, strict=True):
-            if initial is not None:
-                group["lr"] = initial * by * multiplier
+    def _rates_at(self, iteration: int) -> list[Any]:
+        """The rate of each group in an iteration of the run under `schedule` or `replay`."""
+        if self._replayed:
+            return [self._replayed[iteration]] * len(self._rates)
+        return self._rates_by(self._epoch_factor * self._scheduled(iteration))
+
+    def _rates_by(self, by: float) -> list[Any]:
+        """The rate of each group, its initial one times a factor; None where it has none."""
+        return [
+            None if initial is None else initial * by * multiplier
+            for initial, multiplier in self._rates
+        ]
+
+    def _set_rates(self, rates: Sequence[Any]) -> None:
+        for group, rate in zip(self._groups(), rates, strict=True):
+            if rate is not None:
+                group["lr"] = rate
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -206,9 +268,11 @@ class Solver:
 
     def scalars(self) -> list[Tensor]:
         """The values of `scalar_names` now, each of shape (1,); NaN for what is no number."""
-        nan = torch.full((1,), torch.nan, device=self.device)
         found = (self.scalar(name) for name in self.scalar_names)
-        return [nan if value is None else value for value in found]
+        return [
+            torch.full((1,), torch.nan, device=self.device) if value is None else value
+            for value in found
+        ]
 
     def scalar(self, name: str) -> Tensor | None:
         """A number that the optimizer, or one it wraps, keeps as an attribute; shape (1,)."""

@@ -1,20 +1,18 @@
 """The one training loop, for every task and solver.
 
-Nothing of an iteration is read back to the host: objective, errors, step size and gradient norm go
-to a buffer on the device that is read once an epoch.
+Nothing of an iteration (iteration.py) is read back to the host: what it measures goes to a buffer
+on the device that is read once an epoch.
 """
 
 import hashlib
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bpgrad.errors import (
@@ -27,13 +25,21 @@ from bpgrad.errors import (
 )
 from bpgrad.records.provenance import describe_start, tensors_sha256
 from bpgrad.records.run_record import Row, RunRecord
-from bpgrad.tasks.task import Batch, Task
+from bpgrad.tasks.shared import shared
+from bpgrad.tasks.task import Task
 from bpgrad.training import checkpoint
 from bpgrad.training.config import Config, SolverSpec, solver_spec, task_class, task_options
-from bpgrad.training.history import History, epoch_means, step_summary
+from bpgrad.training.history import (
+    History,
+    Position,
+    epoch_metrics,
+    epoch_timing,
+    step_summary,
+)
 from bpgrad.training.identity import describe, run_name
-from bpgrad.training.mirror import open_mirror
-from bpgrad.training.numerics import configure_torch, context_of
+from bpgrad.training.iteration import TURN, Iterations, autocast
+from bpgrad.training.mirror import mirrored
+from bpgrad.training.numerics import configure_torch, context_of, own_stream
 from bpgrad.training.progress import ProgressBar, epoch_line, say
 from bpgrad.training.signals import SignalGuard
 from bpgrad.training.solver import reservations
@@ -41,6 +47,8 @@ from bpgrad.training.trial import make_solver
 from bpgrad.world import World, join_world
 
 Values = dict[str, float]
+Alive = Callable[[], int]  # how many runs there are side by side
+Turns = Generator[int, None, dict[str, Any]]
 CHECKPOINT = "checkpoint.pt"
 FIXED_EVERY = 10  # epochs between evaluations on the training set at fixed weights
 STOP_POLL = 20  # iterations between agreements on a signal, where there are several processes
@@ -52,24 +60,40 @@ def train(cfg: Config) -> dict[str, Any]:
     Raises Interrupted on Ctrl-C or SIGTERM (the same call resumes), Diverged, and the errors of
     configuration, data, checkpoints and records; each message is one line.
     """
-    with SignalGuard() as guard, join_world(cfg.device) as world:
-        record = RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
-        finished = world.from_main(lambda: record.begin(rerun=cfg.rerun))
-        try:
-            if finished is not None:
-                if world.is_main:
-                    say(f"{record.directory}: finished already (rerun=true repeats it)")
-                return finished
-            return _start(cfg, world, guard, record.rerun if cfg.rerun else record).to_the_end()
-        finally:
+    with SignalGuard() as guard, join_world(cfg.device) as world, own_stream(world):
+        turns = in_turns(cfg, world, guard)
+        while True:
+            try:
+                next(turns)
+            except StopIteration as end:
+                return dict(end.value)
+
+
+def in_turns(cfg: Config, world: World, guard: SignalGuard, alive: Alive = lambda: 1) -> Turns:
+    """The same in turns, for several runs in one process (company.py): yields every few iterations.
+
+    What is yielded is how many of them there were since the turn before.
+    """
+    record = RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
+    finished = world.from_main(lambda: record.begin(rerun=cfg.rerun))
+    try:
+        if finished is not None:
             if world.is_main:
-                record.unlock()
+                say(f"{record.directory}: finished already (rerun=true repeats it)")
+            return finished
+        run = _start(cfg, world, guard, record.rerun if cfg.rerun else record, alive)
+        return (yield from run.to_the_end())
+    finally:
+        if world.is_main:
+            record.unlock()
 
 
-def _start(cfg: Config, world: World, guard: SignalGuard, record: RunRecord) -> "_Run":
+def _start(
+    cfg: Config, world: World, guard: SignalGuard, record: RunRecord, alive: Alive
+) -> "_Run":
     """A run where it was left; a rerun that cannot be gone on with is begun again."""
     try:
-        return _Run(cfg, world, guard, record)
+        return _Run(cfg, world, guard, record, alive)
     except (CheckpointError, DamagedRecordError) as error:
         if record.replaces is None:
             raise
@@ -77,24 +101,17 @@ def _start(cfg: Config, world: World, guard: SignalGuard, record: RunRecord) -> 
             say(f"the rerun begins again: {error}")
             record.discard()
         world.barrier()
-        return _Run(cfg, world, guard, record)
-
-
-@dataclass
-class _Position:
-    """Where a run stands: the next iteration to do, and the epoch so far."""
-
-    epoch: int = 1
-    iteration: int = 0
-    train_seconds: float = 0.0
-    consumed: str = ""  # the sha256 of what each iteration has consumed, chained
+        return _Run(cfg, world, guard, record, alive)
 
 
 class _Run:
     """One run's parts, and the loop over them."""
 
-    def __init__(self, cfg: Config, world: World, guard: SignalGuard, record: RunRecord) -> None:
+    def __init__(
+        self, cfg: Config, world: World, guard: SignalGuard, record: RunRecord, alive: Alive
+    ) -> None:
         self.cfg, self.world, self.guard, self.record = cfg, world, guard, record
+        self.alive = alive
         self.spec: SolverSpec = solver_spec(cfg)
         self.checkpoint = record.checkpoints / CHECKPOINT
         if diverged := record.meta().get("diverged"):
@@ -124,18 +141,21 @@ class _Run:
         self.solver.set_length(cfg.epochs, len(self.sizes))
         size = len(self.sizes), len(self.columns)
         self.series = torch.full(size, torch.nan, dtype=torch.float32, device=world.device)
-        # The static buffers of an iteration: what it takes, and what it leaves.
-        self.batch: Batch
-        self.row = torch.zeros(len(self.columns), dtype=torch.float32, device=world.device)
-        self.at = _Position()
+        self.at = Position()
         self.history = History(self.columns)
         if saved is not None:
             self._restore(saved)
-        self.parallel: nn.Module = (
-            DistributedDataParallel(self.model) if world.size > 1 else self.model
+        parallel = DistributedDataParallel(self.model) if world.size > 1 else self.model
+        self.iterations = Iterations(
+            cfg, world, self.task, parallel, self.solver, self.series, self.sizes
         )
+        if cfg.step == "graph" and self.iterations.obstacle:
+            self._say(f"step=graph: eager all the same; {self.iterations.obstacle}")
         hashes["batch_order_sha256"] = hashlib.sha256(order.numpy().tobytes()).hexdigest()
-        hashes["preprocessed_sha256"] = tensors_sha256(self.task.preprocessed())
+        preprocessed = "sha256", self.task.data_key or id(self.task)
+        hashes["preprocessed_sha256"] = shared(
+            preprocessed, lambda: tensors_sha256(self.task.preprocessed())
+        )
         world.from_main(lambda: self._record_start(hashes))
 
     def _record_start(self, hashes: dict[str, str]) -> None:
@@ -149,33 +169,26 @@ class _Run:
             epoch=self.at.epoch,
             iteration=self.at.iteration,
         )
+        start["captured"] = not self.iterations.obstacle
+        start["concurrent_runs"] = self.alive()
         data_md5 = dict(self.task.data_md5(Path(self.cfg.data_root)))
         meta = self.record.meta() | hashes | {"data_md5": data_md5}
         meta["starts"] = [*meta.get("starts", []), start]
         self.record.write_meta(meta)
 
-    def to_the_end(self) -> dict[str, Any]:
+    def to_the_end(self) -> Turns:
         """Do the epochs that are left, then write the result."""
         cfg, total = self.cfg, self.cfg.epochs * len(self.sizes)
         done = (self.at.epoch - 1) * len(self.sizes) + self.at.iteration
         if done:
             self._say(f"{self.record.directory}: resuming at epoch {self.at.epoch}")
-        mirror = open_mirror(cfg, self.record) if self.world.is_main else None
-        exit_code = 1
-        try:
+        with mirrored(cfg, self.record, self.history, wanted=self.world.is_main) as mirror:
             with ProgressBar(total, done, cfg.batch_size, show=self.world.is_main) as bar:
                 while self.at.epoch <= cfg.epochs:
-                    row = self._epoch(bar)
-                    if mirror is not None:
-                        mirror.log(row)
-            result = self._finish()
-            exit_code = 0
-            return result
-        finally:
-            if mirror is not None:
-                mirror.finish(self.history.metrics, exit_code)
+                    mirror((yield from self._epoch(bar)))
+            return self._finish()
 
-    def _epoch(self, bar: ProgressBar) -> Row:
+    def _epoch(self, bar: ProgressBar) -> Generator[int, None, Row]:
         """Train from the current position to the end of the epoch, evaluate, record."""
         epoch = self.at.epoch
         rate = self.solver.set_learning_rate(epoch)
@@ -187,15 +200,10 @@ class _Run:
         self.model.train()
         clock, saved = time.perf_counter(), time.monotonic()
         before = self.at.train_seconds
-        for batch in self.task.train_batches(epoch, self.at.iteration):
-            self.batch = batch
-            self.solver.set_iteration((epoch - 1) * len(self.sizes) + self.at.iteration)
-            self._iterate()
-            self.series[self.at.iteration] = self.row
-            self.at.iteration += 1
-            chain = self.at.consumed.encode() + batch.consumed
-            self.at.consumed = hashlib.sha256(chain).hexdigest()
-            bar.advance(epoch)
+        turn = self.at.iteration
+        for consumed in self._iterated(epoch):
+            self.at.advance(consumed)
+            bar.advance(epoch, len(consumed))
             due = time.monotonic() - saved > 60 * self.cfg.checkpoint_minutes
             if due or self.guard.received or self.world.size > 1:
                 self.at.train_seconds = before + time.perf_counter() - clock
@@ -205,6 +213,10 @@ class _Run:
                     self._check_divergence()
                     self._save()
                     saved = time.monotonic()
+            if self.at.iteration % TURN == 0:
+                yield self.at.iteration - turn
+                turn = self.at.iteration
+        yield self.at.iteration - turn
         self._check_divergence()  # reads the buffer, and so waits for the device
         self.at.train_seconds = before + time.perf_counter() - clock
 
@@ -216,26 +228,14 @@ class _Run:
 
         clock = time.perf_counter()
         series = self.series.cpu().numpy().copy()
-        metrics: Row = {
-            "epoch": epoch,
-            "iterations": epoch * len(self.sizes),
-            **({} if rate is None else {"lr": rate}),
-            **epoch_means(series, self.sizes, self.task.train_metrics),
-            **{f"val_{name}": value for name, value in validation.items()},
-            **{f"fixed_{name}": value for name, value in fixed.items()},
-            **step_summary(series, self.columns),
-            **self.solver.counters(),
-        }
-        timing: Row = {
-            "epoch": epoch,
-            "train_seconds": round(self.at.train_seconds, 3),
-            "eval_seconds": round(eval_seconds, 3),
-            "fixed_seconds": round(fixed_seconds, 3),
-            "log_seconds": 0.0,  # known when the rows are written
-            "images_per_second": round(sum(self.sizes) / self.at.train_seconds, 1),
-        }
+        metrics = epoch_metrics(epoch, series, self.sizes, self.task.train_metrics, rate)
+        metrics |= {f"val_{name}": value for name, value in validation.items()}
+        metrics |= {f"fixed_{name}": value for name, value in fixed.items()}
+        metrics |= step_summary(series, self.columns) | self.solver.counters()
+        seconds = self.at.train_seconds, eval_seconds, fixed_seconds
+        timing = epoch_timing(epoch, sum(self.sizes), seconds, self.alive())
         self.history.add(series, metrics, timing, self.at.consumed)
-        self.at = _Position(epoch + 1)
+        self.at = Position(epoch + 1)
         self.series.fill_(torch.nan)
         if self.world.is_main:
             self.history.write_series(self.record, series)
@@ -248,39 +248,21 @@ class _Run:
         self.guard.deferred = False
         return metrics | timing
 
-    def _iterate(self) -> None:
-        """One iteration on the static buffers, from `batch` to `row`."""
-        seen = self._gradients()
+    def _iterated(self, epoch: int) -> Iterator[Sequence[bytes]]:
+        """What the epoch's iterations consume, as they are done."""
         try:
-            self.solver.step(seen[0], self.batch.size, lambda: self._gradients()[0])
+            yield from self.iterations.of(epoch, self.at.iteration)
         except SolverError as error:
-            self.series[self.at.iteration, 0] = seen[0]
             self.at.iteration += 1
             self._check_divergence()  # if the weights are NaN, whatever else fails is no news
             where = f"epoch {self.at.epoch}, iteration {self.at.iteration}"
             raise SolverError(f"{self.record.name}: {error} (at {where})") from error
-        self.row.copy_(torch.cat([seen, *self.solver.scalars()]))
-
-    def _gradients(self) -> Tensor:
-        """Take the minibatch's gradients, in place of earlier ones; its metrics."""
-        self.solver.zero_grad()
-        *others, last = self.batch.split(self.cfg.micro_batch)
-        seen = sum(self._accumulate(part, synchronise=False) for part in others)
-        return self.world.mean_(seen + self._accumulate(last))
-
-    def _accumulate(self, part: Batch, *, synchronise: bool = True) -> Tensor:
-        """Add a micro-batch's gradients to the others'; its metrics."""
-        with nullcontext() if synchronise else self.world.unsynchronised(self.parallel):
-            with self._autocast():
-                values = self.task.objective(self.parallel, part)
-            self.solver.backward(values["objective"])
-        return torch.stack([values[name].detach().float() for name in self.task.train_metrics])
 
     def _evaluated(self, evaluate: Callable[[], Values]) -> tuple[Values, float]:
         """An evaluation, which a signal cuts short, and the seconds that it took."""
         clock = time.perf_counter()
         try:
-            with self.guard.interruptible(), self._autocast():
+            with self.guard.interruptible(), autocast(self.cfg, self.world):
                 return evaluate(), time.perf_counter() - clock
         except Interrupted:
             self._stop()
@@ -329,7 +311,7 @@ class _Run:
             self.history.load_state_dict(state["history"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise checkpoint.misfit(self.checkpoint, error) from error
-        self.at = _Position(**state["position"])
+        self.at = Position(**state["position"])
         self.series.copy_(state["series"])
         torch.set_rng_state(state["rng"])
         if torch.cuda.is_initialized() and state["cuda_rng"]:
@@ -366,7 +348,3 @@ class _Run:
     def _say(self, line: str) -> None:
         if self.world.is_main:
             say(line)
-
-    def _autocast(self) -> torch.autocast:
-        on = self.cfg.precision == "bf16"
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=on)

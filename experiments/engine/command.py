@@ -275,11 +275,11 @@ def _own_options(parent: argparse.ArgumentParser) -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--jobs",
-        type=_positive,
+        type=_jobs,
         default=1,
         metavar="N",
-        help="runs side by side, each with its share of the cores (default: 1; on one CPU more "
-        "gain little)",
+        help="runs side by side, each with its share of the cores, or on a GPU in one process, "
+        "where auto finds how many are fastest (default: 1; on one CPU more gain little)",
     )
     options.add_argument(
         "-v",
@@ -320,6 +320,10 @@ def _trials(text: str) -> int:
     if not text.isdecimal() or int(text) < 2:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 2 on")
     return int(text)
+
+
+def _jobs(text: str) -> int:
+    return 0 if text == "auto" else _positive(text)
 
 
 def _positive(text: str) -> int:

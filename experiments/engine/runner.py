@@ -93,13 +93,19 @@ def prepare(
 def execute(plan: Plan, jobs: int = 1, *, brief: bool = False) -> int:
     """Train, resume or skip the runs, `jobs` at a time; how many failed, each told on stderr.
 
-    With `brief` a run prints one line, of what it ends with. The suite's records are only read.
+    On a GPU they share a process (bpgrad.training.company), which takes jobs=0 for as many as are
+    fastest; elsewhere that is 1. With `brief` a run prints one line, of what it ends with. The
+    suite's records are only read.
 
     Raises Interrupted on Ctrl-C or SIGTERM.
     """
     runs = [pair for pair in plan.runs if not lookup.is_in_suite(pair[1])]
     if found := len(plan.runs) - len(runs):
         print(f"{found} of {len(plan.runs)} runs are read from {lookup.SUITE_RECORDS}", flush=True)
+    if jobs != 1 and _on_gpu(plan):
+        from bpgrad.training.company import train_together
+
+        return train_together([(str(run), cfg) for run, cfg in runs], jobs)
     if jobs > 1:
         from experiments.engine import side_by_side
 
@@ -122,6 +128,12 @@ def execute(plan: Plan, jobs: int = 1, *, brief: bool = False) -> int:
             failed += 1
             print(f"error: {run}: {error}", file=sys.stderr, flush=True)
     return failed
+
+
+def _on_gpu(plan: Plan) -> bool:
+    from bpgrad.world import choose_device
+
+    return any(choose_device(cfg.device).type == "cuda" for _, cfg in plan.runs)
 
 
 def _end(run: PlannedRun, cfg: Config) -> str:

@@ -130,9 +130,10 @@ def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
                     "" if paper is None else _difference(mean - paper, metric),
                 )
             )
+        company = " in company" if any(run.in_company for run in runs) else ""
         for name, of in (("train_seconds", _seconds), ("images_per_second", _rate)):
-            each = tuple(f"{of(run):.0f}" for run in runs)
-            cells.append(Cell(f"{summary[name]:.0f}", float(summary[name]), each))
+            each = tuple(f"{of(run):.0f}{' in company' * run.in_company}" for run in runs)
+            cells.append(Cell(f"{summary[name]:.0f}{company}", float(summary[name]), each))
         rows.append(Row(solver, runs, tuple(cells)))
     return Grid(comparison.task, (*titles, "train time (s)", "images/s"), tuple(rows))
 

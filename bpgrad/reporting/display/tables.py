@@ -145,6 +145,13 @@ def _marked(cell: Cell) -> str:
 
 
 def _provenance(runs: Sequence[Run]) -> str:
+    company = (
+        " Times in company count other runs' turns." if any(r.in_company for r in runs) else ""
+    )
+    return f"{_machines(runs)}{company}"
+
+
+def _machines(runs: Sequence[Run]) -> str:
     machines = sorted({run.machine for run in runs})
     devices = sorted(set[str]().union(*(run.devices for run in runs)))
     if len(devices) > 1:

@@ -110,6 +110,17 @@ def test_a_task_of_which_nothing_has_finished_lists_what_is_missing(tmp_path: Pa
     assert as_csv([cut, done]) == as_csv([done])
 
 
+def test_times_in_company_are_marked(tmp_path: Path) -> None:
+    record = make_record(tmp_path, "Adam")
+    times = record.rows("timing.csv")
+    times[-1]["concurrent_runs"] = 8  # not from the beginning
+    record.write_rows("timing.csv", times)
+    text = as_markdown("", [compare(read_run(record, "Adam", 0), make_run(tmp_path, "SGD"))])
+    assert cells(text, "Adam")[-2:] == ["12 in company", "100 in company"]
+    assert cells(text, "SGD")[-2:] == ["12", "100"]
+    assert "Times in company count other runs' turns." in text
+
+
 def test_devices_and_machines_are_named(tmp_path: Path) -> None:
     cpu, gpu = make_run(tmp_path, "Adam"), make_run(tmp_path, "SGD", device="cuda")
     assert list(notes(compare(cpu))) == ["Times on: A CPU, 2 threads."]
