@@ -148,16 +148,16 @@ class Segmentation(Task):
         losses = []
         for part in parts:
             images, keys = zip(*part.inputs, strict=True)
-            losses.append(self._losses(model(self._stacked(images), keys), part.targets))
+            losses.append(self.losses(model(self.stacked(images), keys), part.targets))
         return {"objective": torch.cat(losses).sum() / (batch.size / self.world.size)}
 
-    def _stacked(self, images: Sequence[Tensor]) -> Tensor:
+    def stacked(self, images: Sequence[Tensor]) -> Tensor:
         """Images of one size as a tensor on the device."""
         return torch.stack(list(images)).to(
             self.world.device, memory_format=torch.channels_last, non_blocking=True
         )
 
-    def _losses(self, found: Tensor, labels: Sequence[Tensor]) -> Tensor:
+    def losses(self, found: Tensor, labels: Sequence[Tensor]) -> Tensor:
         """The loss of each image (N,), of scores (N, 21, H, W); 0 of one that is all void.
 
         The sum of the cross-entropies over the valid pixels, and this divided by one more than
@@ -193,8 +193,8 @@ class Segmentation(Task):
         losses = torch.zeros(1, dtype=torch.float64, device=self.world.device)
         for examples in self._share(epoch, self.examples.warped, 1 if self.caffe else EVAL_BATCH):
             labels = [example.labels for example in examples]
-            found = model(self._stacked([example.image for example in examples]))
-            losses += self._losses(found, labels).sum()
+            found = model(self.stacked([example.image for example in examples]))
+            losses += self.losses(found, labels).sum()
             truth = torch.stack(labels).to(found.device)
             confusion += confusion_matrix(truth, found.argmax(1), CLASSES, voc.VOID)
         model.train()
@@ -215,7 +215,7 @@ class Segmentation(Task):
 
     def _labels(self, model: nn.Module, example: Example) -> Tensor:
         """The labels that the model gives the pixels of a mask, int64 (H, W)."""
-        found = model(self._stacked([example.image])).argmax(1)
+        found = model(self.stacked([example.image])).argmax(1)
         if found.shape[1:] == example.labels.shape:
             return found[0]
         size = example.labels.shape
