@@ -51,7 +51,7 @@ class Fire(nn.Module):
 
 
 def squeezenet_trunk(*, padding: int = 1) -> nn.Sequential:
-    """SqueezeNet 1.1's features: 512 channels at a sixteenth of the input's size, rounded up.
+    """SqueezeNet 1.1's features: 512 channels at a sixteenth of the input's size.
 
     It was trained with `padding` 0 in the first convolution, which gives a smaller grid; with 1 the
     cells lie as VGG-16's do.

@@ -55,6 +55,11 @@ class Run:
         return "not run"
 
     @property
+    def collapsed(self) -> bool:
+        """Whether it ended within a point of calling everything background."""
+        return bool(len(self.rows) and self.rows.iloc[-1].get("val_collapsed", 0) > 0)
+
+    @property
     def changed_code(self) -> bool:
         """Whether any part of the run was done by code with changes that were not committed."""
         return any(start.get("git_dirty") for start in self.meta["starts"])

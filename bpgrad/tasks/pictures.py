@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from bpgrad.data import voc
 
-WIDTH = 220  # of a panel, in pixels
+WIDTH = 200  # of a panel, in pixels
 LINE = 14  # of text
 NAMES = ("background", *voc.CLASSES)
 

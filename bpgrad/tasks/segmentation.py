@@ -29,7 +29,7 @@ from bpgrad.tasks.pictures import segmented
 from bpgrad.tasks.task import Batch, Context, Task
 
 COLLAPSED = 1.0  # points of mean IU beside calling everything background
-PICTURES = 6
+PICTURES = 4
 EVAL_BATCH = 10  # of warped validation images
 
 

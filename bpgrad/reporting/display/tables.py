@@ -113,6 +113,12 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
     for run in finished:
         if run.not_finite:
             yield f"Not finite: {run.solver}, seed {run.seed}: {', '.join(run.not_finite)}."
+    if collapsed := [run for run in finished if run.collapsed]:
+        runs = ", ".join(f"{run.solver} seed {run.seed}" for run in collapsed)
+        yield (
+            f"Collapsed to background, which is a failure of the setting and no value: {runs}. "
+            "Within a point of finding nothing at all."
+        )
     missing = [run for run in comparison.runs if not run.finished]
     waiting = [run for run in missing if not (run.meta or run.damage)]
     for run in missing if len(waiting) <= LISTED else [r for r in missing if r.meta or r.damage]:
