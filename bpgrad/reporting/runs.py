@@ -166,6 +166,8 @@ def _stamp(directory: Path) -> tuple[tuple[int, int, int] | None, ...]:
 class Comparison:
     """The runs of one task, to be put side by side, in the order of being shown.
 
+    A table of them shows of each run the mean over its last `averaged` epochs.
+
     Raises RecordError, on construction, if that would be unfair: runs of one seed that started from
     different weights or had another batch order, or runs of different precision.
     """
@@ -173,6 +175,7 @@ class Comparison:
     task: str
     metrics: Mapping[str, Metric]
     runs: tuple[Run, ...]
+    averaged: int = 1
 
     def __post_init__(self) -> None:
         recorded = [run for run in self.runs if len(run.rows)]

@@ -36,7 +36,7 @@ def reproduce(
     paper_values: Path,
     *,
     seeds: Sequence[int] = (),
-    scale: str = "paper",
+    scale: str | None = None,
     overrides: Sequence[str] = (),
     train: bool = True,
     jobs: int = 1,
@@ -97,7 +97,7 @@ def reproduce(
 
 
 def _prepare(
-    experiment: Experiment, seeds: Sequence[int], scale: str, overrides: Sequence[str]
+    experiment: Experiment, seeds: Sequence[int], scale: str | None, overrides: Sequence[str]
 ) -> Plan:
     """The plan; a run is looked for under results_root first, then among the suite's records."""
     plan = runner.prepare(experiment, seeds, scale, overrides)

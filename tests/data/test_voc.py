@@ -128,7 +128,7 @@ def of_2011(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_rule_of_the_736(of_2011: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """V = VOC's val without SBD's train; trained on is all else, by VOC's masks where it has any."""
+    """V = VOC's val without SBD's train; trained on is all else, by VOC's masks if there are."""
     import hashlib
 
     with pytest.raises(DataError, match="has 2 names that are not the official 736"):

@@ -97,6 +97,8 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
     finished = [run for run in comparison.runs if run.finished]
     if any(len(comparison.finished(solver)) > 1 for solver in comparison.solvers):
         yield "Mean ± standard deviation over the seeds."
+    if comparison.averaged > 1:
+        yield f"Of each run the mean over its last {comparison.averaged} epochs."
     if table.has_best:
         yield (
             "Bold: better than every other of the column by paired t-tests over the seeds, after "
