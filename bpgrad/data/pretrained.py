@@ -158,16 +158,17 @@ def _from_matconvnet(path: Path) -> dict[str, Tensor]:
     """Of a simplenn: one cell a layer, filters H × W × in × out in `weights` or older fields."""
     import scipy.io  # slow to import, and few runs need it
 
-    layers = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=True)["layers"]
-    found = {layer.name: layer for layer in layers}
+    # Not squeezed: the filters of fc7 are 1 × 1 × in × out.
+    cells = scipy.io.loadmat(path, struct_as_record=False)["layers"].ravel()
+    layers = [cell.ravel()[0] if isinstance(cell, np.ndarray) else cell for cell in cells]
+    found = {str(layer.name.ravel()[0]): layer for layer in layers}
     state = {}
     for name, theirs in VGG_LAYERS.items():
         if theirs not in found:
             continue
         layer = found[theirs]
-        filters, biases = (
-            layer.weights if hasattr(layer, "weights") else (layer.filters, layer.biases)
-        )
+        newer = hasattr(layer, "weights")
+        filters, biases = layer.weights.ravel() if newer else (layer.filters, layer.biases)
         weight = torch.from_numpy(np.asarray(filters).transpose(3, 2, 0, 1).copy())
         state[f"{name}.weight"] = weight if name.startswith("features") else weight.flatten(1)
         state[f"{name}.bias"] = torch.from_numpy(np.asarray(biases).reshape(-1).copy())

@@ -234,9 +234,9 @@ class Segmentation(Task):
         """A few of the images to judge by, evenly spread: image, truth and prediction."""
         model.eval()
         tested = self.examples.tested
-        chosen = [tested[k * len(tested) // PICTURES] for k in range(min(PICTURES, len(tested)))]
+        count = min(PICTURES, len(tested))
         drawn = {}
-        for index in dict.fromkeys(chosen):
+        for index in (tested[k * len(tested) // count] for k in range(count)):
             pair = self.examples.pairs[index % len(self.examples.pairs)]
             found = self._labels(model, self.examples[0, index]).cpu().numpy()
             pixels, truth = voc.read_image(pair.image), voc.read_mask(pair.mask)

@@ -97,7 +97,7 @@ def test_without_a_classifier_the_hidden_layers_are_drawn() -> None:
     weight = one.hidden[0].weight
     assert torch.equal(weight, other.hidden[0].weight)
     # Of n = 980 draws the standard deviation is within 5 / √(2n) = 11 %.
-    assert float(weight.std()) == pytest.approx((2 / weight[0].numel()) ** 0.5, rel=0.11)
+    assert weight.std().item() == pytest.approx((2 / weight[0].numel()) ** 0.5, rel=0.11)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 40)])

@@ -84,7 +84,7 @@ def test_a_loss_is_the_sum_over_the_valid_pixels_by_one_more_than_their_number(
     found = task.losses(scores, [one, void, full])
     expected = [math.log(21) / 2, 0, math.log(21) * 20 / 21]
     assert found.tolist() == pytest.approx(expected, rel=1e-6)
-    assert float(found[0]) == pytest.approx(1.5223, abs=5e-5)
+    assert found[0].item() == pytest.approx(1.5223, abs=5e-5)
     found.sum().backward()
     assert scores.grad is not None
     assert scores.grad.isfinite().all()
