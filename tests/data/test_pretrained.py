@@ -111,8 +111,8 @@ IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
 def test_squeezenet_knows_imagenette_in_bgr(data_root: Path) -> None:
     """Without padding, as it was trained; the channels' order costs it a third of its answers.
 
-    On 400 images it is right of 1000 classes on 49 %, in RGB on 32 %. Here on 100: the standard
-    error of their difference is below 6 points.
+    On 400 images it is right of 1000 classes on 49 %, in RGB on 32 %. Here of 60: rounding may turn
+    one whose two best scores are as good as equal.
     """
     folders = sorted((data_root / "imagenette2" / "val").glob("n*"))
     if len(folders) != len(IMAGENETTE):
@@ -122,7 +122,7 @@ def test_squeezenet_knows_imagenette_in_bgr(data_root: Path) -> None:
     load_trunk(trunk, state)
     right = {True: 0, False: 0}
     for folder, label in zip(folders, IMAGENETTE, strict=True):
-        paths = sorted(folder.iterdir())[:10]
+        paths = sorted(folder.iterdir())[:6]
         images = [Image.open(path).convert("RGB").resize((227, 227)) for path in paths]
         for bgr in right:
             its = pretrained.CAFFE_BGR if bgr else pretrained.CAFFE
@@ -131,5 +131,4 @@ def test_squeezenet_knows_imagenette_in_bgr(data_root: Path) -> None:
                 weight, bias = state["classifier.1.weight"], state["classifier.1.bias"]
                 scores = torch.conv2d(trunk(batch), weight, bias).relu().mean((2, 3))
             right[bgr] += int((scores.argmax(1) == label).sum())
-    assert right[True] >= 37
-    assert right[True] - right[False] >= 5
+    assert right == {True: pytest.approx(25, abs=1), False: pytest.approx(18, abs=1)}

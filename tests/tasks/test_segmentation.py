@@ -272,7 +272,7 @@ def test_the_scale_chooses_the_edition() -> None:
     paper, reduced = (load(["task=voc_segmentation", f"scale={s}"]) for s in ("paper", "reduced"))
     assert paper.task["target"].endswith(VocSegmentation.__name__)
     assert reduced.task["target"].endswith(ReducedVocSegmentation.__name__)
-    assert (paper.epochs, reduced.epochs, paper.batch_size, reduced.batch_size) == (50, 40, 20, 20)
+    assert (paper.epochs, reduced.epochs, paper.batch_size, reduced.batch_size) == (50, 10, 20, 20)
     assert task_options(paper)["weights"] == "imagenet1k_v1"
     assert task_options(reduced) == {
         "size": 256,
