@@ -183,7 +183,12 @@ class Segmentation(Task):
     def _table(self, confusion: Tensor) -> dict[str, float]:
         found, background = scores(confusion), all_background(confusion)
         collapsed = found["mean_iu"] <= background + COLLAPSED
-        return found | {"background_iu": background, "collapsed": float(collapsed)}
+        present = scores(confusion, present_only=True)["mean_iu"]
+        return found | {
+            "present_mean_iu": present,
+            "background_iu": background,
+            "collapsed": float(collapsed),
+        }
 
     @torch.no_grad()
     def _warped(self, model: nn.Module, epoch: int) -> dict[str, float]:

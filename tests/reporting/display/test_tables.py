@@ -44,7 +44,7 @@ def test_several_seeds_are_mean_and_sample_deviation(tmp_path: Path) -> None:
 
 
 def test_a_table_may_show_the_mean_over_the_last_epochs(tmp_path: Path) -> None:
-    """Objectives are level / epoch: of three epochs the last two have (1/2 + 1/3) / 2 on average."""
+    """Objectives are level / epoch: of three the last two have (1/2 + 1/3) / 2 on average."""
     runs = [make_run(tmp_path, "Adam", seed, level=level) for seed, level in enumerate((1.0, 3.0))]
     comparison = Comparison("mnist", compare(*runs).metrics, tuple(runs), averaged=2)
     summary = summarise(comparison).iloc[0]
