@@ -67,7 +67,7 @@ def _search(pixels: np.ndarray, short: int) -> np.ndarray:
     corners = np.concatenate([rectangles[:, :2], rectangles[:, :2] + rectangles[:, 2:]], axis=1)
     # From edges in the scaled image to the first and the last pixel, counted from 1.
     corners /= np.array([size[0] / width, size[1] / height] * 2)
-    boxes = np.floor(corners + 0.5) + [1, 1, 0, 0]
+    boxes = np.floor(corners + 0.5) + np.array([1, 1, 0, 0])
     return np.unique(np.clip(boxes, 1, (width, height) * 2), axis=0)
 
 
