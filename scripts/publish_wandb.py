@@ -86,7 +86,7 @@ def _publish(
         _workspaces(plans, entity, project, options.mode)
 
 
-def _plans(names: Sequence[str], scale: str) -> list[Plan]:
+def _plans(names: Sequence[str], scale: str | None) -> list[Plan]:
     from experiments.engine import runner
 
     there = [e for e in declaration.load_all(SUITE.folder) if isinstance(e, declaration.Experiment)]
@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--folder", type=Path, default=Path(), help="offline, write below FOLDER/wandb (default: .)"
     )
-    parser.add_argument("--scale", choices=["smoke", "reduced", "paper"], default="paper")
+    parser.add_argument("--scale", choices=["smoke", "reduced", "paper"])
     parser.add_argument("--workspace", action="store_true", help="save the workspaces as well")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be published")
     return parser

@@ -55,6 +55,11 @@ class Run:
         return "not run"
 
     @property
+    def collapsed(self) -> bool:
+        """Whether it ended within a point of calling everything background."""
+        return bool(len(self.rows) and self.rows.iloc[-1].get("val_collapsed", 0) > 0)
+
+    @property
     def changed_code(self) -> bool:
         """Whether any part of the run was done by code with changes that were not committed."""
         return any(start.get("git_dirty") for start in self.meta["starts"])
@@ -166,6 +171,8 @@ def _stamp(directory: Path) -> tuple[tuple[int, int, int] | None, ...]:
 class Comparison:
     """The runs of one task, to be put side by side, in the order of being shown.
 
+    A table of them shows of each run the mean over its last `averaged` epochs.
+
     Raises RecordError, on construction, if that would be unfair: runs of one seed that started from
     different weights or had another batch order, or runs of different precision.
     """
@@ -173,6 +180,7 @@ class Comparison:
     task: str
     metrics: Mapping[str, Metric]
     runs: tuple[Run, ...]
+    averaged: int = 1
 
     def __post_init__(self) -> None:
         recorded = [run for run in self.runs if len(run.rows)]

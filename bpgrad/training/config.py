@@ -163,6 +163,7 @@ def register() -> None:
         )
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("paper", _paper_setting, replace=True)
+    OmegaConf.register_new_resolver("edition", _edition, replace=True)
     OmegaConf.register_new_resolver("scratch_dir", _scratch_dir, replace=True)
     OmegaConf.register_new_resolver("slurm_gpus", slurm.default_gpus, replace=True)
     OmegaConf.register_new_resolver("slurm_path", slurm.export_path, replace=True)
@@ -179,6 +180,11 @@ def _paper_setting(key: str, default: Any, *, _root_: DictConfig) -> Any:
         if key in (settings.get(section) or {}):
             return settings[section][key]
     return default
+
+
+def _edition(paper: Any, reduced: Any, *, _root_: DictConfig) -> Any:
+    """One value at scale=paper, and another at the smaller scales."""
+    return paper if _root_.scale.name == "paper" else reduced
 
 
 @cache
@@ -287,8 +293,9 @@ def task_class(cfg: Config) -> Any:
 
 
 def task_options(cfg: Config) -> dict[str, Any]:
-    """The keyword arguments of the task class."""
-    return {k: v for k, v in cfg.task.items() if k not in ("name", "target")}
+    """The keyword arguments of the task class; null leaves one at its default."""
+    own = ("name", "target")
+    return {k: v for k, v in cfg.task.items() if k not in own and v is not None}
 
 
 def solver_spec(cfg: Config) -> SolverSpec:

@@ -33,12 +33,17 @@ COUNTERS = {
     "exceeded_steps": "had a gradient norm above L, where BPGrad's bounds do not hold",
 }
 
+# What `val_collapsed` means, which tasks record that can end so.
+COLLAPSED = "collapsed to background: the scores are within a point of finding nothing at all"
+
 
 def reservations(result: Mapping[str, Any]) -> Iterator[str]:
     """What has to be said of a run that has finished: what is not finite, what was counted."""
     for name, value in result.items():
         if value is None:
             yield f"warning: the run has finished, but {name} is not finite"
+    if result.get("val_collapsed"):
+        yield f"warning: {COLLAPSED}; the settings failed, and the loss does not show it"
     for name, meaning in COUNTERS.items():
         if result.get(name):
             yield f"warning: {result[name]:.0f} of {result['iterations']:.0f} steps {meaning}"

@@ -13,10 +13,10 @@ from bpgrad.errors import RecordError
 from bpgrad.reporting.inference.statistics import by_seed
 from bpgrad.reporting.inference.verdicts import Verdict, not_run
 from bpgrad.reporting.runs import Comparison, Run
+from experiments.engine.declaration import REDUCED as REDUCED
 
 Of = Callable[[Run], float]
 Columns = dict[str, dict[int, float]]  # by solver, by seed
-REDUCED = "-reduced"  # ends the name of an experiment at the reduced scale
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Evidence:
         for run in found:
             scale = run.config.get("scale", {}).get("name", "paper")
             expected = "reduced" if experiment.endswith(REDUCED) else "paper"
-            if scale != expected:
+            if run.config and scale != expected:  # one that has not been run has no scale yet
                 raise RecordError(
                     f"{run.directory} is of scale={scale}; the claims on {experiment} are judged "
                     f"by runs of scale={expected} only"

@@ -88,7 +88,7 @@ def rebuild(suite: Suite, options: argparse.Namespace) -> None:
 
 def reproduce(suite: Suite, options: argparse.Namespace) -> None:
     """Do what is missing of an experiment or study, then show it."""
-    declared = declaration.load(suite.folder / f"{options.name}.yaml")
+    declared, options.scale = declaration.at_scale(suite.folder, options.name, options.scale)
     if isinstance(declared, Study):
         _reproduce_study(suite, declared, options)
     elif options.add or any(value is not None for value in _tuning(options).values()):
@@ -341,8 +341,7 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument(
         "--scale",
         choices=["smoke", "reduced", "paper"],
-        default="paper",
-        help="smoke and reduced are stored under names of their own (default: paper)",
+        help="smoke and reduced are stored under names of their own (default: as declared)",
     )
     options.add_argument(
         "--set",

@@ -11,6 +11,7 @@ import yaml
 from bpgrad.errors import ConfigError
 from bpgrad.training.signatures import check_arguments, unknown
 
+REDUCED = "-reduced"  # ends the name of an experiment at the reduced scale
 SHOWS = ("epochs", "objective", "step_size", "grad_norm", "certificate", "variants", "sweep")
 
 
@@ -57,8 +58,11 @@ class Experiment:
 
     `seeds` are the planned ones, by which the registered rules judge (docs/claims.md); `seen` are
     those that had been looked at before these were registered, judged by the first rules.
-    `report` is whether the report shows it. `needs` says what the suite still lacks to run it; None
-    if nothing.
+    `report` is whether the report shows it. `needs` says what the suite still lacks to run it, and
+    `takes` what data and machine it takes beside the suite; None if nothing.
+
+    `scale` is that of its runs; the name of one at the reduced scale ends in "-reduced". Its table
+    shows means over the last `averaged` epochs.
     """
 
     name: str
@@ -72,6 +76,9 @@ class Experiment:
     shows: str = "epochs"
     report: bool = True
     needs: str | None = None
+    takes: str | None = None
+    scale: str = "paper"
+    averaged: int = 1
 
     def runs(self, seeds: Sequence[int] = ()) -> Iterator[PlannedRun]:
         """Every run, one seed after the other: a comparison is complete as early as possible.
@@ -101,6 +108,18 @@ class Study:
     paper: str | None = None
     seeds: tuple[int, ...] = ()
     seen: tuple[int, ...] = ()
+
+
+def at_scale(folder: Path, name: str, scale: str | None) -> tuple["Experiment | Study", str]:
+    """A declaration, and the scale that is asked for; None is its own.
+
+    One at the reduced scale that has a file of its own is that.
+    """
+    if scale == "reduced" and (folder / f"{name}{REDUCED}.yaml").is_file():
+        name += REDUCED
+    declared = load(folder / f"{name}.yaml")
+    own = declared.scale if isinstance(declared, Experiment) else "paper"
+    return declared, scale or own
 
 
 def names(folder: Path) -> list[str]:
@@ -170,6 +189,12 @@ def _check_values(experiment: Experiment) -> None:
         ("label", labels),
     ):
         _refuse_repeated(key, values)
+    if experiment.scale not in ("paper", "reduced"):
+        raise ConfigError(f"scale: {experiment.scale}: must be paper or reduced")
+    if (experiment.scale == "reduced") != experiment.name.endswith(REDUCED):
+        raise ConfigError(f"scale: {experiment.scale}: goes with names that end in {REDUCED} alone")
+    if experiment.averaged < 1:
+        raise ConfigError(f"averaged: {experiment.averaged}: must be at least 1")
     if experiment.shows not in SHOWS:
         raise ConfigError(unknown(f"shows: {experiment.shows}", SHOWS))
     refuse_overrides(experiment.set, ("task", "solver", "seed", "scale"), "set:")

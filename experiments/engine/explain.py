@@ -47,11 +47,12 @@ class Mismatch(BPGradError):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a table, done or not."""
+    """One run of a table, done or not; the table shows the mean over its last epochs."""
 
     task: str
     solver: str  # the label
     directory: Path
+    averaged: int = 1
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def planned(
     folder: Path,
     name: str,
     seeds: Sequence[int] = (),
-    scale: str = "paper",
+    scale: str | None = None,
     overrides: Sequence[str] = (),
 ) -> tuple[Path, list[PlannedRun]]:
     """The table's CSV file, and the runs that it is made of.
@@ -91,7 +92,7 @@ def planned(
         return _listed(name, declared_there, overrides)
     from experiments.engine import runner  # Hydra and torch start only now
 
-    declared = declaration.load(folder / f"{name}.yaml")
+    declared, scale = declaration.at_scale(folder, name, scale)
     if isinstance(declared, Study):
         raise ConfigError(
             f"{name} is a study: its numbers are computed from results/studies/{name}/, not from "
@@ -99,7 +100,10 @@ def planned(
         )
     plan = runner.prepare(declared, seeds, scale, overrides)
     table = _here_or_in_suite(plan.folder / "tables" / f"{plan.name}.csv")
-    runs = [PlannedRun(r.task, r.solver, runner.record_of(cfg).directory) for r, cfg in plan.runs]
+    runs = [
+        PlannedRun(r.task, r.solver, runner.record_of(cfg).directory, plan.averaged)
+        for r, cfg in plan.runs
+    ]
     return table, runs
 
 
@@ -153,9 +157,10 @@ def explain(table: Path, runs: Sequence[PlannedRun], solver: str, metric: str, t
     for name in dict.fromkeys(run.task for run in finished):
         row = _row(table, name, label)
         column = _column(metric, row)
-        directories = [run.directory for run in finished if run.task == name]
-        missing = sum(run.task == name for run in chosen) - len(directories)
-        values = [_value(directory, column.removesuffix("_std")) for directory in directories]
+        its = [run for run in finished if run.task == name]
+        missing = sum(run.task == name for run in chosen) - len(its)
+        base = column.removesuffix("_std")
+        values = [_value(run.directory, base, run.averaged) for run in its]
         number = _combined(column, values)
         cell = row[column]
         equal = agrees(cell, number) and row["seeds"] == str(len(values))
@@ -165,7 +170,8 @@ def explain(table: Path, runs: Sequence[PlannedRun], solver: str, metric: str, t
                 f"seeds, but the records give {_text(number) or 'nothing'} over {len(values)}"
             )
         print(f"{table.stem}  {name}  {label}  {column}\n")
-        print(f"  from the records  {_text(number) or 'none'}  ({_how(column, len(values))})")
+        how = _how(column, len(values), its[0].averaged)
+        print(f"  from the records  {_text(number) or 'none'}  ({how})")
         verdict = f"equal to {DIGITS} significant digits" if equal else "NOT EQUAL"
         print(f"  in the table      {cell or 'none'}  ({table}: {verdict})")
         if paper := row.get(f"{column}_paper"):
@@ -237,12 +243,12 @@ def _row(table: Path, task: str, solver: str) -> dict[str, str]:
     )
 
 
-def _value(directory: Path, column: str) -> RunValue:
-    """What a run adds: the last row's value, or for the times what all rows give."""
+def _value(directory: Path, column: str, averaged: int = 1) -> RunValue:
+    """What a run adds: the mean of the last rows, or for the times what all rows give."""
     if column not in TIMES:
         rows = _read(directory / "metrics.csv")
-        value = rows[-1].get(column) or "nan"
-        return RunValue(directory, len(rows), float(value))
+        last = [float(row.get(column) or "nan") for row in rows[-averaged:]]
+        return RunValue(directory, len(rows), math.fsum(last) / len(last))
     rows = _read(directory / "timing.csv")
     seconds = math.fsum(float(row["train_seconds"]) for row in rows)
     if column == "train_seconds":
@@ -260,7 +266,7 @@ def _combined(column: str, values: Sequence[RunValue]) -> float:
     return total / math.fsum(weights)
 
 
-def _how(column: str, n: int) -> str:
+def _how(column: str, n: int, averaged: int = 1) -> str:
     what = "standard deviation, n - 1," if column.endswith("_std") else "mean"
     base = column.removesuffix("_std")
     if base == "train_seconds":
@@ -269,6 +275,8 @@ def _how(column: str, n: int) -> str:
         of = "images a second of timing.csv, weighted by time"
     else:
         of = f"last {base} of metrics.csv"
+        if averaged > 1:
+            of = f"mean of the last {averaged} {base} of metrics.csv"
     return f"{of}, one run" if n == 1 else f"{what} over {n} runs of the {of}"
 
 

@@ -37,7 +37,7 @@ def reproduce(
     paper_values: Path,
     *,
     seeds: Sequence[int] = (),
-    scale: str = "paper",
+    scale: str | None = None,
     overrides: Sequence[str] = (),
     train: bool = True,
     jobs: int = 1,

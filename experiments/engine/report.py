@@ -286,7 +286,11 @@ def _first_table(folder: Path) -> Path:
 
 
 def _waiting(found: Found) -> str:
-    needs = found.declared.needs if isinstance(found.declared, Experiment) else None
+    declared, needs = found.declared, None
+    if isinstance(declared, Experiment):
+        needs = declared.needs or (
+            declared.takes and f"{declared.takes}, then `make {declared.name}`"
+        )
     paper = f" ({found.declared.paper})" if found.declared.paper else ""
     return f"{found.declared.title}{paper}: " + (
         f"needs {needs}" if needs else f"`make {found.declared.name}`"

@@ -35,7 +35,8 @@ class Plan:
     `name` (of the files) and `title` tell results of another scale, or with settings other than
     those declared, from the experiment's own. `heading` is what the figure says above it: nothing
     where it stands below its title in the report. `shows` is the declaration's. Tables
-    and figures go into `folder`. `in_report` is whether it is part of the report.
+    and figures go into `folder`. `in_report` is whether it is part of the report, `averaged` the
+    number of last epochs over which its table shows means.
     """
 
     name: str
@@ -45,15 +46,16 @@ class Plan:
     runs: tuple[tuple[PlannedRun, Config], ...]
     folder: Path
     in_report: bool = True
+    averaged: int = 1
 
 
 def prepare(
     experiment: Experiment,
     seeds: Sequence[int] = (),
-    scale: str = "paper",
+    scale: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Plan:
-    """Compose and check every run; nothing is trained yet.
+    """Compose and check every run; nothing is trained yet. `scale` replaces the one declared.
 
     A run is looked for under results_root first, then among the suite's records.
     Raises ConfigError that names the run which cannot be composed, or what the experiment needs.
@@ -61,6 +63,7 @@ def prepare(
     if experiment.needs:
         raise ConfigError(f"{experiment.name} cannot run yet; it needs {experiment.needs}")
     refuse_overrides(overrides, ("task", "solver", "seed", "scale"), "--set")
+    scale = scale or experiment.scale
     runs = []
     changes: dict[str, None] = {}
     composed: dict[tuple[str, str], Config] = {}  # Hydra is slow, and a seed changes nothing else
@@ -77,7 +80,7 @@ def prepare(
     name = experiment.name
     title = f"{experiment.paper}: {experiment.title}" if experiment.paper else experiment.title
     caveats = []
-    if scale != "paper":
+    if scale != experiment.scale:
         name += f"-{scale}"
         caveats.append(f"scale={scale}, not the full size")
     if changes:
@@ -87,7 +90,10 @@ def prepare(
         title += f" ({'; '.join(caveats)})"
     folder = Path(next(iter(composed.values())).results_root).parent
     heading = title if caveats or not experiment.report else ""
-    return Plan(name, title, heading, experiment.shows, tuple(runs), folder, experiment.report)
+    return Plan(
+        *(name, title, heading, experiment.shows, tuple(runs), folder, experiment.report),
+        experiment.averaged,
+    )
 
 
 def execute(plan: Plan, jobs: int = 1, *, brief: bool = False) -> int:
@@ -170,6 +176,8 @@ def status(experiment: Experiment) -> Iterator[str]:
     for run, recorded in found:
         if recorded.state != "finished":
             yield f"{'':<19}{run}: {recorded.state}"
+    if experiment.takes and not done:
+        yield f"{'':<19}it takes {experiment.takes}"
 
 
 def gather(plan: Plan) -> list[Comparison]:
@@ -183,7 +191,8 @@ def gather(plan: Plan) -> list[Comparison]:
     for task in dict.fromkeys(run.task for run, _ in plan.runs):
         pairs = [(run, cfg) for run, cfg in plan.runs if run.task == task]
         found = (look_at(record_of(cfg), run.solver, run.seed) for run, cfg in pairs)
-        comparisons.append(Comparison(task, task_class(pairs[0][1]).metrics, tuple(found)))
+        metrics = task_class(pairs[0][1]).metrics
+        comparisons.append(Comparison(task, metrics, tuple(found), plan.averaged))
     return comparisons
 
 

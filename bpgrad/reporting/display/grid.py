@@ -67,7 +67,7 @@ class Grid:
 
 
 def summarise(comparison: Comparison) -> pd.DataFrame:
-    """A row for each solver that has finished: the last epoch's metrics and the time taken.
+    """A row for each solver that has finished: the last epochs' metrics and the time taken.
 
     Columns: task, solver, seeds (their number), <phase>_<metric> and its standard deviation over
     seeds (of the sample; NaN for one seed) as <phase>_<metric>_std, evaluations (gradients taken,
@@ -79,7 +79,7 @@ def summarise(comparison: Comparison) -> pd.DataFrame:
         runs = comparison.finished(solver)
         if not runs:
             continue
-        last = pd.DataFrame([run.rows.iloc[-1] for run in runs])
+        last = pd.DataFrame([final(run, comparison.averaged) for run in runs])
         row = {"task": comparison.task, "solver": solver, "seeds": len(runs)}
         for column, _ in shown_columns(comparison):
             row[column] = last[column].mean()
@@ -91,6 +91,13 @@ def summarise(comparison: Comparison) -> pd.DataFrame:
         row["images_per_second"] = sum(_images(run) for run in runs) / seconds
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def final(run: Run, averaged: int) -> pd.Series:
+    """What a run ends with: the means over its last epochs, or the last row itself."""
+    if averaged == 1:
+        return run.rows.iloc[-1]
+    return run.rows.iloc[-averaged:].mean(numeric_only=True)
 
 
 def shown_columns(comparison: Comparison) -> list[tuple[str, Metric]]:
@@ -124,7 +131,7 @@ def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
                 Cell(
                     text_of(mean, metric) + ("" if pd.isna(std) else f" ± {_std(std, metric)}"),
                     float(mean),
-                    tuple(text_of(run.rows.iloc[-1][column], metric) for run in runs),
+                    tuple(text_of(final(run, comparison.averaged)[column], metric) for run in runs),
                     best[column] == solver,
                     "" if paper is None else _as_printed(paper, metric),
                     "" if paper is None else _difference(mean - paper, metric),
@@ -148,7 +155,8 @@ def _best(comparison: Comparison, column: str, metric: Metric) -> str | None:
         return None  # what is still missing might be better
     values = {
         solver: by_seed(
-            (run.seed, run.rows.iloc[-1][column]) for run in comparison.finished(solver)
+            (run.seed, final(run, comparison.averaged)[column])
+            for run in comparison.finished(solver)
         )
         for solver in comparison.solvers
     }

@@ -97,6 +97,8 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
     finished = [run for run in comparison.runs if run.finished]
     if any(len(comparison.finished(solver)) > 1 for solver in comparison.solvers):
         yield "Mean ± standard deviation over the seeds."
+    if comparison.averaged > 1:
+        yield f"Of each run the mean over its last {comparison.averaged} epochs."
     if table.has_best:
         yield (
             "Bold: better than every other of the column by paired t-tests over the seeds, after "
@@ -113,6 +115,12 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
     for run in finished:
         if run.not_finite:
             yield f"Not finite: {run.solver}, seed {run.seed}: {', '.join(run.not_finite)}."
+    if collapsed := [run for run in finished if run.collapsed]:
+        runs = ", ".join(f"{run.solver} seed {run.seed}" for run in collapsed)
+        yield (
+            f"Collapsed to background, which is a failure of the setting and no value: {runs}. "
+            "Within a point of finding nothing at all."
+        )
     missing = [run for run in comparison.runs if not run.finished]
     waiting = [run for run in missing if not (run.meta or run.damage)]
     for run in missing if len(waiting) <= LISTED else [r for r in missing if r.meta or r.damage]:

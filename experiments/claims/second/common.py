@@ -35,9 +35,11 @@ Checks = Callable[[Evidence], list[Check]]
 
 
 def diverged(run: Run) -> bool:
-    """Whether a run diverged, or learned nothing but to call every pixel background."""
+    """Whether a run diverged, or learned nothing but to call everything background."""
     if not run.finished:
         return ended(run)
+    if run.collapsed:
+        return True
     column = "val_mean_accuracy"
     return column in run.rows.columns and float(run.rows[column].iloc[-1]) <= ALL_BACKGROUND[column]
 

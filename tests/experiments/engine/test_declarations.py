@@ -13,7 +13,7 @@ from bpgrad.training.identity import run_name
 from experiments.__main__ import SUITE
 from experiments.claims import CLAIMS
 from experiments.engine.claim import Runs
-from experiments.engine.declaration import Experiment, load, load_all
+from experiments.engine.declaration import Experiment, at_scale, load, load_all
 from experiments.engine.printed import paper_values
 from experiments.engine.runner import prepare
 
@@ -51,7 +51,7 @@ def test_every_run_of_every_experiment_composes(experiment: Experiment) -> None:
     assert plan.name == experiment.name
     for run, cfg in plan.runs:
         assert (cfg.task["name"], cfg.seed) == (run.task, run.seed)
-        assert cfg.scale.name == "paper"
+        assert cfg.scale.name == experiment.scale
 
 
 @pytest.mark.parametrize("experiment", OF_THE_PAPER, ids=lambda one: one.name)
@@ -205,6 +205,22 @@ def test_overrides_of_all_runs_come_before_those_of_a_solver(tmp_path: Path) -> 
     assert (plan.name, plan.runs[0][1].threads) == ("mine", 2)
 
 
+def test_one_at_the_reduced_scale_has_a_file_of_its_own(tmp_path: Path) -> None:
+    own = tmp_path / "mine-reduced.yaml"
+    own.write_text(yaml.safe_dump(GOOD | {"scale": "reduced", "averaged": 2}))
+    declare(tmp_path, set=["epochs=3"])
+    reduced = at_scale(tmp_path, "mine", "reduced")
+    assert reduced == at_scale(tmp_path, "mine-reduced", None) == (load(own), "reduced")
+    assert at_scale(tmp_path, "mine", None) == (load(tmp_path / "mine.yaml"), "paper")
+    assert isinstance(reduced[0], Experiment)
+    plan = prepare(reduced[0])
+    assert (plan.name, plan.averaged) == ("mine-reduced", 2)
+    assert {cfg.scale.name for _, cfg in plan.runs} == {"reduced"}
+    own.unlink()
+    assert at_scale(tmp_path, "mine", "reduced")[0] == load(tmp_path / "mine.yaml")
+    assert prepare(load(tmp_path / "mine.yaml"), scale="reduced").name == "mine-reduced"
+
+
 def solver(**changes: object) -> list[dict[str, object]]:
     return [GOOD["solvers"][0] | changes]  # type: ignore[index,operator]
 
@@ -229,6 +245,9 @@ def solver(**changes: object) -> list[dict[str, object]]:
         ({"solvers": solver(set=["solver=sgd", "seed=1"])}, "SGD: set: seed=1: the experiment "),
         ({"set": ["seed=1"]}, "set: seed=1: the experiment sets seed itself"),
         ({"shows": "eta"}, "unknown shows: eta: choices: epochs, objective, step_size, grad_norm"),
+        ({"scale": "smoke"}, "scale: smoke: must be paper or reduced"),
+        ({"scale": "reduced"}, "scale: reduced: goes with names that end in -reduced alone"),
+        ({"averaged": 0}, "averaged: 0: must be at least 1"),
         ({"solvers": solver(tasks=["mnist"])}, "unknown task mnist of SGD: choices: digits"),
     ],
 )

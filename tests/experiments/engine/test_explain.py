@@ -93,6 +93,20 @@ def test_every_number_of_a_table_is_explained(
             assert "equal to 6 significant digits" in out
 
 
+def test_a_mean_over_the_last_epochs_is_explained(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = sorted((folder / "results/runs/digits/sgd").iterdir())[0]
+    with (directory / "metrics.csv").open(newline="") as lines:
+        values = [float(row["val_objective"]) for row in csv.DictReader(lines)]
+    found = explain._value(directory, "val_objective", 2)
+    assert found.value == pytest.approx(sum(values) / 2)
+    runs = [explain.PlannedRun("digits", "SGD", directory, averaged=2)]
+    with pytest.raises(explain.Mismatch):
+        explain.explain(folder / f"results/tables/{NAME}.csv", runs, "SGD", "val_objective", "")
+    assert "(mean of the last 2 val_objective of metrics.csv, one run)" in capsys.readouterr().out
+
+
 def test_runs_and_where_they_came_from_are_told(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,29 @@ def test_several_seeds_are_mean_and_sample_deviation(tmp_path: Path) -> None:
     assert summary["train_seconds"] == pytest.approx(12)
 
 
+def test_a_table_may_show_the_mean_over_the_last_epochs(tmp_path: Path) -> None:
+    """Objectives are level / epoch: of three the last two have (1/2 + 1/3) / 2 on average."""
+    runs = [make_run(tmp_path, "Adam", seed, level=level) for seed, level in enumerate((1.0, 3.0))]
+    comparison = Comparison("mnist", compare(*runs).metrics, tuple(runs), averaged=2)
+    summary = summarise(comparison).iloc[0]
+    assert summary["train_objective"] == pytest.approx(2 * 5 / 12)
+    assert summary["train_objective_std"] == pytest.approx(2**0.5 * 5 / 12)
+    assert summary["train_seconds"] == pytest.approx(12)
+    text = as_markdown("A title", [comparison])
+    assert "Of each run the mean over its last 2 epochs." in text
+    assert cells(text, "Adam")[2].startswith("0.8333 ± ")
+
+
+def test_runs_that_collapsed_are_named(tmp_path: Path) -> None:
+    record = make_record(tmp_path, "Adam")
+    rows = [row | {"val_collapsed": float(row["epoch"] == 3)} for row in record.rows()]
+    record.write_rows("metrics.csv", rows)
+    runs = read_run(record, "Adam", 0), make_run(tmp_path, "SGD")
+    assert [run.collapsed for run in runs] == [True, False]
+    (note,) = [note for note in notes(compare(*runs)) if note.startswith("Collapsed")]
+    assert "a failure of the setting and no value: Adam seed 0." in note
+
+
 def test_throughput_weighs_epochs_by_their_time(tmp_path: Path) -> None:
     record = make_record(tmp_path, "Adam", epochs=2)
     times = [(1, 3.0, 200.0), (2, 1.0, 600.0)]

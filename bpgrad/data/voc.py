@@ -1,0 +1,308 @@
+"""Pascal VOC in torchvision's layout: lists, images, boxes and masks, and SBD's masks beside them.
+
+Masks are read by Pillow, as indices of their palette: 0 background, 1 to 20 the classes, 255 void.
+Boxes are 1-based and inclusive, as in the files.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+from bpgrad.data.files import Source
+from bpgrad.errors import DataError
+
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+VOID = 255
+
+#: 212 images of VOC 2007 with boxes, 210 of them with masks, divided as VOC 2011 and SBD divide
+#: them (there they are 2007_NNNNNN): 106 to train on, 104 (with boxes 106) to test on.
+REDUCED = Source(
+    "voc2007-reduced",
+    "VOCdevkit/VOC2007",
+    {
+        "Annotations/": "755dff2bb9ea65192bd371fb2b7461fd",
+        "ImageSets/": "b679c68a17564397a122ec74fef82d59",
+        "JPEGImages/": "1444c6ba5018713cb244717353d8c01e",
+        "SegmentationClass/": "56925d8096b3f074bd38839c50b62743",
+    },
+    by_hand="place there by hand the 210 images of VOC 2007's segmentation test set with 000004 "
+    "and 001551, with lists that divide them as VOC 2011 and SBD do",
+)
+#: The archives that torchvision unpacks; what comes out of them is checked file by file.
+ARCHIVES = {
+    "VOCtrainval_25-May-2011.tar": "6c3384ef61512963050cb5d687e5bf1e",
+    "benchmark.tgz": "82b4d87ceb2ed10f6038a1cba92111cb",
+}
+VOC2011, SBD = "TrainVal/VOCdevkit/VOC2011", "sbd"
+VALIDATION_2011 = 736
+# Of the names of the official seg11valid, sorted, a line each.
+VALIDATION_MD5 = "f5505c6091f9b7dda0dc5c887a1588ff"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask: a palette PNG, or one of SBD's .mat files."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The objects of an image (width, height in pixels).
+
+    `boxes` (N, 4), float64: xmin, ymin, xmax, ymax, 1-based and inclusive. `labels` (N,), int64:
+    indices of CLASSES. `difficult`, `truncated`, `occluded` (N,), bool; False where it is not said.
+    """
+
+    name: str
+    width: int
+    height: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    difficult: np.ndarray
+    truncated: np.ndarray
+    occluded: np.ndarray
+
+
+def palette() -> np.ndarray:
+    """VOC's colours, uint8 (256, 3): the bits of an index spread over red, green and blue."""
+    index = np.arange(256)
+    colors = np.zeros((256, 3), np.uint8)
+    for place in range(8):
+        for channel in range(3):
+            bit = (index >> (3 * place + channel)) & 1
+            colors[:, channel] |= (bit << (7 - place)).astype(np.uint8)
+    return colors
+
+
+def read_list(path: Path) -> list[str]:
+    """The names of an image list; a second column, of class lists, is left out.
+
+    Raises DataError: the file is missing, empty, or has a name twice.
+    """
+    try:
+        names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    if not names:
+        raise DataError(f"{path}: has no names")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: has {twice} twice")
+    return names
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(H, W, 3), uint8, RGB; a grey image has three equal channels.
+
+    Raises DataError: the file is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path} is truncated or no image ({error})") from error
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """The labels (H, W), uint8: 0 to 20, or VOID.
+
+    Raises DataError: the file is missing or damaged, an RGB image, or has values of no class.
+    """
+    try:
+        labels = _read_sbd(path) if path.suffix == ".mat" else _read_palette(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except DataError:
+        raise
+    except Exception as error:  # whatever Pillow and SciPy raise of a damaged file
+        raise DataError(f"{path} is truncated or no mask ({error})") from error
+    if (wrong := labels[(labels > len(CLASSES)) & (labels != VOID)]).size:
+        raise DataError(
+            f"{path}: has the value {wrong[0]}; a mask has 0 to {len(CLASSES)}, and {VOID} for void"
+        )
+    return labels
+
+
+def _read_palette(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        if image.mode not in ("P", "L"):
+            raise DataError(
+                f"{path}: is an image of colours ({image.mode}), not of indices; masks are PNGs "
+                "with a palette"
+            )
+        return np.array(image)
+
+
+def _read_sbd(path: Path) -> np.ndarray:
+    import scipy.io  # slow to import, and the reduced edition does not need it
+
+    content = scipy.io.loadmat(path)
+    return np.ascontiguousarray(content["GTcls"][0]["Segmentation"][0], dtype=np.uint8)
+
+
+def check_pairs(pairs: Sequence[Pair]) -> None:
+    """Read every mask, and of every image its size.
+
+    Raises DataError, for the first pair that cannot be trained on: file and reason.
+    """
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(_check_pair, pairs):
+            pass
+
+
+def _check_pair(pair: Pair) -> None:
+    labels = read_mask(pair.mask)
+    try:
+        with Image.open(pair.image) as image:
+            width, height = image.size
+    except FileNotFoundError as error:
+        raise DataError(f"{pair.image} is missing; {pair.mask} is its mask") from error
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"{pair.image} is truncated or no image ({error})") from error
+    if labels.shape != (height, width):
+        raise DataError(
+            f"{pair.mask}: is {labels.shape[1]} × {labels.shape[0]} pixels, its image "
+            f"{width} × {height}"
+        )
+
+
+def reduced_segmentation(data_root: Path) -> tuple[list[Pair], list[Pair]]:
+    """The pairs of the reduced edition: 106 to train on and 104 to test on, by name.
+
+    Raises DataError if the folder is not the one that is pinned.
+    """
+    REDUCED.verify(data_root)
+    folder = data_root / REDUCED.folder
+    train, test = (
+        [_voc_pair(folder, name) for name in sorted(read_list(_segmentation_list(folder, split)))]
+        for split in ("trainval", "test")
+    )
+    return train, test
+
+
+def segmentation_2011(data_root: Path, *, sbd: bool = True) -> tuple[list[Pair], list[Pair]]:
+    """The pairs of VOC 2011 to train on (with SBD's, unless told otherwise), and the 736.
+
+    The validation images are those of VOC's list that SBD's training list does not have; training
+    images are all others that VOC, or SBD, has a mask of. Where both have one it is VOC's.
+
+    Raises DataError: a list is missing, or the validation images are not the official 736.
+    """
+    voc, its = data_root / VOC2011, data_root / SBD
+    lists = [_segmentation_list(voc, "train"), _segmentation_list(voc, "val")]
+    lists += [its / "train.txt", its / "val.txt"]
+    if missing := next((path for path in lists if not path.is_file()), None):
+        archives = ", ".join(f"{file} (md5 {md5})" for file, md5 in ARCHIVES.items())
+        raise DataError(
+            f"voc2011: {missing} is missing; unpack {archives}: VOC 2011 into {voc}, the folder "
+            f"dataset/ of SBD into {its}, as torchvision does"
+        )
+    voc_train, voc_val, sbd_train, sbd_val = map(read_list, lists)
+    validation = sorted(set(voc_val) - set(sbd_train))
+    digest = hashlib.md5("\n".join(validation).encode()).hexdigest()
+    if digest != VALIDATION_MD5:
+        raise DataError(
+            f"voc2011: {lists[1]} without {lists[2]} has {len(validation)} names that are not the "
+            f"official {VALIDATION_2011}: lists of another edition"
+        )
+    with_voc = {*voc_train, *voc_val}
+    train = (with_voc | {*sbd_train, *sbd_val} if sbd else with_voc) - set(validation)
+    return (
+        [
+            _voc_pair(voc, name) if name in with_voc else _sbd_pair(its, name)
+            for name in sorted(train)
+        ],
+        [_voc_pair(voc, name) for name in validation],
+    )
+
+
+def _segmentation_list(folder: Path, split: str) -> Path:
+    return folder / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+
+def _voc_pair(folder: Path, name: str) -> Pair:
+    image, mask = (
+        folder / "JPEGImages" / f"{name}.jpg",
+        folder / "SegmentationClass" / f"{name}.png",
+    )
+    return Pair(name, image, mask)
+
+
+def _sbd_pair(folder: Path, name: str) -> Pair:
+    return Pair(name, folder / "img" / f"{name}.jpg", folder / "cls" / f"{name}.mat")
+
+
+def read_annotation(path: Path) -> Annotation:
+    """The objects of a VOC annotation; their parts (head, hand, foot) are no objects.
+
+    Raises DataError, with file and reason: no XML, of another image, an unknown class, or a box
+    that is empty or not inside the image.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except (OSError, ElementTree.ParseError) as error:
+        raise DataError(f"{path}: no XML ({error})") from error
+    named = Path(root.findtext("filename") or "").stem
+    if named != path.stem:
+        raise DataError(f"{path}: is the annotation of another image, {named or 'which it lacks'}")
+    width, height = (round(_number(root, path, f"size/{side}")) for side in ("width", "height"))
+    boxes, labels, flags = [], [], []
+    for found in root.findall("object"):  # direct children: a part's box lies one level deeper
+        name = (found.findtext("name") or "").strip()
+        if name not in CLASSES:
+            raise DataError(f"{path}: unknown class {name!r}")
+        box = [_number(found, path, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+        _check_box(path, box, width, height)
+        boxes.append(box)
+        labels.append(CLASSES.index(name))
+        flags.append([(found.findtext(key) or "0").strip() == "1" for key in FLAGS])
+    difficult, truncated, occluded = np.array(flags, bool).reshape(-1, 3).T
+    return Annotation(
+        *(path.stem, width, height),
+        np.array(boxes, np.float64).reshape(-1, 4),
+        np.array(labels, np.int64),
+        *(difficult, truncated, occluded),
+    )
+
+
+FLAGS = ("difficult", "truncated", "occluded")
+
+
+def _number(node: ElementTree.Element, path: Path, key: str) -> float:
+    text = node.findtext(key)
+    try:
+        return float(text or "")
+    except ValueError as error:
+        raise DataError(f"{path}: {key} is {text!r}, not a number") from error
+
+
+def _check_box(path: Path, box: Sequence[float], width: int, height: int) -> None:
+    xmin, ymin, xmax, ymax = box
+    if min(xmin, ymin) < 1 or xmax > width or ymax > height:
+        raise DataError(
+            f"{path}: the box {_words(box)} is not inside the image of {width} × {height} pixels; "
+            "coordinates are counted from 1"
+        )
+    if xmax < xmin or ymax < ymin:
+        raise DataError(f"{path}: the box {_words(box)} is empty")
+
+
+def _words(box: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in box) + "]"
