@@ -1,7 +1,11 @@
 """All data sets that live below the data root, by the names that users give them."""
 
-from bpgrad.data import cifar10, mnist
+from bpgrad.data import cifar10, ilsvrc, imagenet, mnist
 
 SOURCES = {
-    source.name: source for source in (mnist.SOURCE, cifar10.SOURCE, cifar10.INITIAL_WEIGHTS)
+    source.name: source
+    for source in (
+        *(mnist.SOURCE, cifar10.SOURCE, cifar10.INITIAL_WEIGHTS),
+        *(imagenet.IMAGENETTE, ilsvrc.SOURCE),
+    )
 }

@@ -53,6 +53,14 @@ class BatchNorm(nn.Module):
 
 
 @contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """While entered, each `BatchNorm` normalises by the batch, and nothing moves."""
+    with _gathering(model):
+        model.train()
+        yield
+
+
+@contextmanager
 def reestimated(
     model: nn.Module,
     run: Callable[[], None],
@@ -60,32 +68,42 @@ def reestimated(
 ) -> Iterator[None]:
     """While entered, each `BatchNorm` has the mean and σ of all that `run` puts through the model.
 
-    The model is put into training mode for `run` (each layer normalises by the batch, nothing else
-    of the model moves) and into test mode for the block. `sum_` adds a tensor up over processes, in
-    place. Afterwards the moving statistics are back, and the mode as it was.
+    The model is in training mode for `run` (each layer normalises by the batch, nothing moves), and
+    in test mode for the block. `sum_` adds a tensor up over processes, in place. Afterwards moving
+    statistics and mode are as they were.
     """
     layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
     kept = [(layer.running_mean.clone(), layer.running_sigma.clone()) for layer in layers]
     mode = model.training
-    for layer in layers:
-        size = 3, len(layer.weight)
-        layer.sums = torch.zeros(size, dtype=torch.float64, device=layer.weight.device)
     try:
-        model.train()
-        with torch.no_grad():
+        with _gathering(model), torch.no_grad():
+            model.train()
             run()
-        for layer in layers:
-            assert layer.sums is not None
-            count, total, squares = sum_(layer.sums)
-            mean = total / count
-            layer.running_mean.copy_(mean)
-            layer.running_sigma.copy_((squares / count - mean**2).clamp(min=0).add(EPS).sqrt())
-            layer.sums = None
+            for layer in layers:
+                assert layer.sums is not None
+                count, total, squares = sum_(layer.sums)
+                mean = total / count
+                variance = (squares / count - mean**2).clamp(min=0)
+                layer.running_mean.copy_(mean)
+                layer.running_sigma.copy_((variance + EPS).sqrt())
         model.eval()
         yield
     finally:
         for layer, (mean, sigma) in zip(layers, kept, strict=True):
-            layer.sums = None
             layer.running_mean.copy_(mean)
             layer.running_sigma.copy_(sigma)
         model.train(mode)
+
+
+@contextmanager
+def _gathering(model: nn.Module) -> Iterator[None]:
+    """While entered, layers in training mode add to their `sums` instead of what moves."""
+    layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    for layer in layers:
+        size = 3, len(layer.weight)
+        layer.sums = torch.zeros(size, dtype=torch.float64, device=layer.weight.device)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.sums = None

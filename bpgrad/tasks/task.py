@@ -96,6 +96,10 @@ class Task(ABC):
         """Factors of the learning rate by parameter name; absent means 1."""
         return {}
 
+    def decay_multipliers(self, model: nn.Module) -> Mapping[str, float]:
+        """Factors of the weight decay by parameter name, for every solver; absent means 1."""
+        return {}
+
     def preprocessed(self) -> Mapping[str, Tensor]:
         """The data as it is held in memory, by name, for a checksum; empty if it is streamed."""
         return {}

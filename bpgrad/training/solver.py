@@ -57,9 +57,10 @@ class Solver:
         model: nn.Module,
         multipliers: Mapping[str, float],
         device: torch.device | None = None,
+        decays: Mapping[str, float] | None = None,
     ) -> None:
         self.spec = spec
-        self.optimizers: list[Optimizer] = build_optimizers(spec, model, multipliers)
+        self.optimizers: list[Optimizer] = build_optimizers(spec, model, multipliers, decays or {})
         self.parts = [part for made in self.optimizers for part in with_inner(made)]
         self.closures = [spec.closure or requires_closure(type(made)) for made in self.optimizers]
         self.uses_closure = any(self.closures)
