@@ -79,8 +79,8 @@ class Ilsvrc(Source):
         for part, md5 in expected.items():
             if tree_md5(data_root, f"{self.folder}/{part}") != md5:
                 raise DataError(
-                    f"{self.name}: {folder / part} has files missing, added or changed since it was "
-                    f"prepared; {self.by_hand}"
+                    f"{self.name}: {folder / part} has files missing, added or changed; "
+                    f"{self.by_hand}"
                 )
 
 
@@ -196,11 +196,14 @@ def _unpack_training(path: Path, target: Path, wnids: set[str]) -> None:
             seen.add(wnid)
             if (target / wnid).is_dir():
                 continue
-            with _whole_folder(target / wnid) as folder:
-                with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
-                    for image in inner:
-                        _check_name(path, image, rf"{wnid}_\d+\.JPEG")
-                        _write_image(inner, image, folder / image.name)
+            content = outer.extractfile(member)
+            with (
+                _whole_folder(target / wnid) as folder,
+                tarfile.open(fileobj=content, mode="r:") as inner,
+            ):
+                for image in inner:
+                    _check_name(path, image, rf"{wnid}_\d+\.JPEG")
+                    _write_image(inner, image, folder / image.name)
     if missing := sorted(wnids - seen):
         raise DataError(f"{path}: has no archive of {len(missing)} classes, the first {missing[0]}")
 
@@ -213,10 +216,9 @@ def _unpack_validation(path: Path, target: Path, labels: Mapping[int, str]) -> N
     with tarfile.open(path, "r:") as archive:
         for member in archive:
             _check_name(path, member, r"ILSVRC2012_val_\d{8}\.JPEG")
-            wnid = labels.get(int(member.name[15:23]))
-            if wnid is None:
+            if (number := int(member.name[15:23])) not in labels:
                 continue  # blacklisted
-            place = target / wnid / member.name
+            place = target / labels[number] / member.name
             if place.exists() and place.stat().st_size == member.size:
                 continue
             partial = place.with_name(place.name + PARTIAL)

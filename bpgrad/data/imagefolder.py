@@ -5,7 +5,7 @@ import hashlib
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,7 @@ def scan(images: ImageFolder, cache: Path, digest: str) -> Scan:
     Raises:
         DataError: images that cannot be read; all are listed in that file.
     """
-    key = f"{images.folder.name}-{hashlib.sha256(f'{SCAN_VERSION} {digest}'.encode()).hexdigest()[:12]}"
+    key = f"{images.folder.name}-{_key(digest)}"
     kept, listed = cache / f"scan-{key}.gz", cache / f"odd-{key}.txt"
     found = _read_scan(kept, len(images))
     if found is not None:
@@ -147,8 +147,12 @@ def scan(images: ImageFolder, cache: Path, digest: str) -> Scan:
     return found
 
 
+def _key(digest: str) -> str:
+    return hashlib.sha256(f"{SCAN_VERSION} {digest}".encode()).hexdigest()[:12]
+
+
 def look_at(path: Path) -> tuple[tuple[int, int], str, bool]:
-    """Width and height of an image, what is odd about it ("" if nothing), whether it can be read."""
+    """Width and height of an image, what is odd about it ("" if nothing), and if it can be read."""
     try:
         if path.stat().st_size == 0:
             return (0, 0), "empty", False
@@ -234,8 +238,7 @@ def decoded(images: ImageFolder, cache: Path, digest: str) -> np.ndarray:
 
     Raises DataError for one that cannot be read.
     """
-    key = hashlib.sha256(f"{SCAN_VERSION} {digest} {len(images)}".encode()).hexdigest()[:12]
-    path = cache / f"decoded-{images.folder.name}-{key}.npy"
+    path = cache / f"decoded-{images.folder.name}-{_key(digest)}.npy"
     found = read_array(path)
     if found is None:
         with ThreadPoolExecutor() as pool:  # decoding lets go of the interpreter

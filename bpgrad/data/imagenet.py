@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -117,18 +118,20 @@ class Examples(Dataset[tuple[np.ndarray, np.ndarray, np.ndarray | None]]):
 
     def __getitem__(self, key: Key) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         epoch, index = key
-        place = index
-        for pixels, indices in self.parts:
-            if place < len(indices):
-                break
-            place -= len(indices)
-        image = pixels(int(indices[place]))
+        image = self._image(index)
         if not epoch:
             return central_crop(*image.size).of(image, self.side), np.zeros(3, np.float32), None
         draws = draws_of(self.seed, epoch, index)
         crop = training_crop(*image.size, draws)
         coins = example_coins(self.seed, epoch, index, self.units) if self.units else None
         return crop.of(image, self.side), colour_shift(draws, self.basis, self.kind), coins
+
+    def _image(self, index: int) -> Image:
+        for pixels, indices in self.parts:
+            if index < len(indices):
+                return pixels(int(indices[index]))
+            index -= len(indices)
+        raise IndexError(index)
 
 
 def collated(examples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Crops:

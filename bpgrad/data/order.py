@@ -56,7 +56,7 @@ def holdout_split(n: int, part: float) -> tuple[Tensor, Tensor]:
 
 
 def fixed_subset(total: int, n: int) -> Tensor:
-    """n of `total` indices (int64, ascending), drawn evenly; the same for every seed of a run.
+    """Some of `total` indices (int64, ascending), drawn evenly; the same for every seed of a run.
 
     For examples that lie sorted by class, of which the first n would be of few classes.
     """
@@ -65,7 +65,7 @@ def fixed_subset(total: int, n: int) -> Tensor:
 
 
 def example_draws(seed: int, epoch: int, index: int, n: int) -> np.ndarray:
-    """n numbers (float64) in (0, 1), drawn to augment example `index` in an epoch.
+    """Numbers (n,), float64, in (0, 1), drawn to augment example `index` in an epoch.
 
     Made of a hash, which is the same in every version of numpy, unlike what a generator makes of
     its bits.
@@ -75,7 +75,7 @@ def example_draws(seed: int, epoch: int, index: int, n: int) -> np.ndarray:
 
 
 def example_coins(seed: int, epoch: int, index: int, n: int) -> np.ndarray:
-    """n fair coins for example `index` in an epoch, eight a byte: uint8 (⌈n/8⌉,)."""
+    """Fair coins for example `index` in an epoch, n of them, eight a byte: uint8 (⌈n/8⌉,)."""
     words = _example_words(seed, epoch, index, _DROPOUT, -(-n // 32), np.uint32)
     return words.astype("<u4").view(np.uint8)[: -(-n // 8)]
 

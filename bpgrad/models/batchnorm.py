@@ -14,8 +14,8 @@ class BatchNorm(nn.Module):
 
     Differs from `nn.BatchNorm2d` in what moves: 0.9 · old + 0.1 · batch of the mean and of
     **σ = √(var + ε)**, var being the biased variance, where torch's is the unbiased one and moves
-    itself. ε = 1e-4. A batch of one value a channel is allowed; it becomes β. γ starts at 1, β at 0,
-    the moving mean and σ at 0 and 1, of which 0.9^t is left after t steps.
+    itself. ε = 1e-4. A batch of one value a channel is allowed; it becomes β. γ starts at 1, β at
+    0, the moving mean and σ at 0 and 1, of which 0.9^t is left after t steps.
 
     Each process of a group normalises by its own share of a minibatch, as on MatConvNet's GPUs.
     """

@@ -99,8 +99,8 @@ class ImageNet(Task):
             )
         if 0 < len(train) % context.batch_size < self.world.size:
             raise ConfigError(
-                f"batch_size={context.batch_size}: leaves a last minibatch of fewer than an example "
-                f"for each of the {self.world.size} processes"
+                f"batch_size={context.batch_size}: leaves a last minibatch smaller than the "
+                f"{self.world.size} processes"
             )
         mean, basis = colours(pools[0], train, cache, self._digest(self.classes))
         self.mean = torch.tensor(mean, dtype=torch.float32, device=self.world.device)
@@ -179,7 +179,7 @@ class ImageNet(Task):
             yield Batch(crops, labels, size=len(indices), consumed=consumed)
 
     def _read(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[tuple[Crops, Tensor]]:
-        """This process's shares of batches of training examples, on the device."""
+        """The shares of batches of training examples that are this process's, on the device."""
         device = self.world.device
         shares = [indices[self.world.rank :: self.world.size] for indices in batches]
         crops = self.load(epoch, [share.tolist() for share in shares])
