@@ -39,7 +39,8 @@ quickstart-picture: $(READY)  ## the same, and its figure into docs/ with the da
 	@$(BIN)/python -m experiments quickstart --picture docs
 
 # One target an experiment, and one of it at the reduced scale: make table1, make table1-reduced.
-EXPERIMENTS := $(filter-out quickstart,$(sort $(basename $(notdir $(wildcard experiments/*.yaml)))))
+EXPERIMENTS := $(filter-out quickstart %-reduced,\
+  $(sort $(basename $(notdir $(wildcard experiments/*.yaml)))))
 REDUCED     := $(EXPERIMENTS:%=%-reduced)
 
 .PHONY: $(EXPERIMENTS) $(REDUCED)

@@ -88,7 +88,7 @@ def rebuild(suite: Suite, options: argparse.Namespace) -> None:
 
 def reproduce(suite: Suite, options: argparse.Namespace) -> None:
     """Do what is missing of an experiment or study, then show it."""
-    declared = declaration.load(suite.folder / f"{options.name}.yaml")
+    declared = declaration.load_at(suite.folder, options.name, options.scale)
     if isinstance(declared, Study):
         _reproduce_study(suite, declared, options)
     elif options.add or any(value is not None for value in _tuning(options).values()):
@@ -142,6 +142,8 @@ def _reproduce_experiment(
         from experiments.engine import forecast
 
         print("\n".join(forecast.lines(plan.name, plan.runs, options.jobs)))
+        if experiment.takes:
+            print(f"it takes {experiment.takes}")
         return
     brief = not (plan.in_report or options.verbose)
     failed = 0 if options.show else runner.execute(plan, options.jobs, brief=brief)

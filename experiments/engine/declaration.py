@@ -12,6 +12,7 @@ from bpgrad.errors import ConfigError
 from bpgrad.training.signatures import check_arguments, unknown
 
 SHOWS = ("epochs", "objective", "step_size", "grad_norm", "certificate", "variants", "sweep")
+SCALES = ("paper", "reduced")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Experiment:
     `seeds` are the planned ones, by which the registered rules judge (docs/claims.md); `seen` are
     those that had been looked at before these were registered, judged by the first rules.
     `report` is whether the report shows it. `needs` says what the suite still lacks to run it; None
-    if nothing.
+    if nothing. `takes` says what it takes that few machines have: data by hand, days of a GPU.
+    `scale` is "reduced" of an edition of its own, as table1-reduced is of table1.
     """
 
     name: str
@@ -72,6 +74,8 @@ class Experiment:
     shows: str = "epochs"
     report: bool = True
     needs: str | None = None
+    takes: str | None = None
+    scale: str = "paper"
 
     def runs(self, seeds: Sequence[int] = ()) -> Iterator[PlannedRun]:
         """Every run, one seed after the other: a comparison is complete as early as possible.
@@ -115,6 +119,12 @@ def _in_natural_order(name: str) -> list[tuple[str, int]]:
 def load_all(folder: Path) -> list[Experiment | Study]:
     """All declarations of a folder, in the order of `names`."""
     return [load(folder / f"{name}.yaml") for name in names(folder)]
+
+
+def load_at(folder: Path, name: str, scale: str) -> Experiment | Study:
+    """The declaration of that name: of its edition at that scale, if there is one."""
+    edition = folder / f"{name}-{scale}.yaml"
+    return load(edition if edition.is_file() else folder / f"{name}.yaml")
 
 
 def load(path: Path) -> Experiment | Study:
@@ -170,8 +180,12 @@ def _check_values(experiment: Experiment) -> None:
         ("label", labels),
     ):
         _refuse_repeated(key, values)
-    if experiment.shows not in SHOWS:
-        raise ConfigError(unknown(f"shows: {experiment.shows}", SHOWS))
+    for key, value, choices in (
+        ("shows", experiment.shows, SHOWS),
+        ("scale", experiment.scale, SCALES),
+    ):
+        if value not in choices:
+            raise ConfigError(unknown(f"{key}: {value}", choices))
     refuse_overrides(experiment.set, ("task", "solver", "seed", "scale"), "set:")
     for solver in experiment.solvers:
         refuse_overrides(solver.set, ("task", "seed", "scale"), f"{solver.label}: set:")

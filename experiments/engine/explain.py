@@ -90,7 +90,7 @@ def planned(
         return _listed(name, declared_there, overrides)
     from experiments.engine import runner  # Hydra and torch start only now
 
-    declared = declaration.load(folder / f"{name}.yaml")
+    declared = declaration.load_at(folder, name, scale)
     if isinstance(declared, Study):
         raise ConfigError(
             f"{name} is a study: its numbers are computed from results/studies/{name}/, not from "

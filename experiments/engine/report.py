@@ -286,8 +286,13 @@ def _first_table(folder: Path) -> Path:
 
 
 def _waiting(found: Found) -> str:
-    needs = found.declared.needs if isinstance(found.declared, Experiment) else None
+    declared = found.declared
+    needs, takes = (
+        (declared.needs, declared.takes) if isinstance(declared, Experiment) else (None, None)
+    )
     paper = f" ({found.declared.paper})" if found.declared.paper else ""
     return f"{found.declared.title}{paper}: " + (
-        f"needs {needs}" if needs else f"`make {found.declared.name}`"
+        f"needs {needs}"
+        if needs
+        else f"`make {found.declared.name}`" + (f"; it takes {takes}" if takes else "")
     )

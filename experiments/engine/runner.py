@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from bpgrad.errors import BPGradError, ConfigError
+from bpgrad.errors import BPGradError, ConfigError, DataError
 from bpgrad.records.files import write_text
 from bpgrad.records.run_record import RunRecord
 from bpgrad.training.cli import one_line
@@ -57,11 +57,13 @@ def prepare(
 ) -> Plan:
     """Compose and check every run; nothing is trained yet.
 
-    Raises ConfigError that names the run which cannot be composed, or what the experiment needs.
+    `scale` "paper" is the one that the experiment declares. Raises ConfigError that names the run
+    which cannot be composed, or what the experiment needs.
     """
     if experiment.needs:
         raise ConfigError(f"{experiment.name} cannot run yet; it needs {experiment.needs}")
     refuse_overrides(overrides, ("task", "solver", "seed", "scale"), "--set")
+    scale = experiment.scale if scale == "paper" else scale
     runs = []
     changes: dict[str, None] = {}
     composed: dict[tuple[str, str], Config] = {}  # Hydra is slow, and a seed changes nothing else
@@ -78,8 +80,9 @@ def prepare(
     name = experiment.name
     title = f"{experiment.paper}: {experiment.title}" if experiment.paper else experiment.title
     caveats = []
-    if scale != "paper":
+    if scale != experiment.scale:
         name += f"-{scale}"
+    if scale != "paper":
         caveats.append(f"scale={scale}, not the full size")
     if changes:
         name += "-modified"
@@ -106,7 +109,11 @@ def execute(plan: Plan, jobs: int = 1, *, brief: bool = False) -> int:
     from bpgrad.training.trainer import train  # torch starts once all configurations are right
 
     failed = 0
+    lacking: set[str] = set()  # tasks without their data, which no other run will have either
     for k, (run, cfg) in enumerate(plan.runs, 1):
+        if run.task in lacking:
+            failed += 1
+            continue
         count = f"[{k}/{len(plan.runs)}] {run}"
         try:
             if not brief:
@@ -118,6 +125,8 @@ def execute(plan: Plan, jobs: int = 1, *, brief: bool = False) -> int:
             say(f"{count}: {_end(run, cfg)}")
         except BPGradError as error:
             failed += 1
+            if isinstance(error, DataError):
+                lacking.add(run.task)
             print(f"error: {run}: {error}", file=sys.stderr, flush=True)
     return failed
 
