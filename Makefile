@@ -99,6 +99,10 @@ bench: $(READY)  ## measure a step of every solver, and the training loop agains
 	$(BIN)/python scripts/bench_solvers.py
 	$(BIN)/python scripts/bench_loop.py
 
+.PHONY: bench-input
+bench-input: $(READY)  ## measure whether reading images keeps up with the network; ARGS="device=cuda"
+	$(BIN)/python scripts/bench_input.py $(ARGS)
+
 .PHONY: clean
 clean:  ## delete the environment, caches and checkpoints; never data or results
 	rm -rf $(VENV) checkpoints build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

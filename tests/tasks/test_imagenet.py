@@ -435,3 +435,17 @@ def test_imagenette_is_what_it_should_be(data_root: Path, monkeypatch: pytest.Mo
     assert image.size == (160, 160)
     assert central_crop(160, 160).of(image, 131).shape == (131, 131, 3)
     assert draws_of(0, 1, 0).shape == (7,)
+
+
+def test_the_benchmark_of_the_pipeline(root: Path) -> None:
+    from scripts.bench_input import bench
+
+    overrides = [*overrides_of(root, root), "batch_size=4"]
+    found = bench(overrides, batches=1, rounds=1, workers=[0, 1])
+    assert set(found["images_per_second"]) == {
+        "model",
+        *(f"{what}, {k} workers" for what in ("pipeline", "both") for k in (0, 1)),
+    }
+    assert found["workers_that_the_model_needs"] >= 1
+    with pytest.raises(ConfigError, match="task=digits: bench_input is of imagenet and imagenette"):
+        bench(["task=digits"], batches=1, rounds=1, workers=[0])
