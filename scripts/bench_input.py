@@ -6,9 +6,9 @@ Three rates, in rounds one after the other, each over the same number of minibat
   model      forward, backward and torch's fused SGD on one minibatch that is there already
   both       a training as it is: the model fed by the workers
 
-Prints medians in images/s, the loss of "both" against "model" in %, how many workers the model needs
-(its rate over that of one worker), and writes them to results/bench/input.json. Without a GPU the
-workers and the model share the cores.
+Prints medians in images/s, the loss of "both" against "model" in %, how many workers the model
+needs (its rate over that of one worker), and writes them to results/bench/input.json. Without a GPU
+the workers and the model share the cores.
 """
 
 import argparse

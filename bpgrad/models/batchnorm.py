@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
 
 MOMENTUM, EPS = 0.1, 1e-4
@@ -17,7 +19,8 @@ class BatchNorm(nn.Module):
     itself. ε = 1e-4. A batch of one value a channel is allowed; it becomes β. γ starts at 1, β at
     0, the moving mean and σ at 0 and 1, of which 0.9^t is left after t steps.
 
-    Each process of a group normalises by its own share of a minibatch, as on MatConvNet's GPUs.
+    Processes that train together normalise by the whole minibatch, as one alone does (MatConvNet's
+    GPUs each by its share). In training each of them has to come by; in test mode none waits.
     """
 
     running_mean: Tensor
@@ -38,9 +41,12 @@ class BatchNorm(nn.Module):
             shift = self.bias - self.running_mean * scale
             scale, shift = scale.to(input.dtype), shift.to(input.dtype)
             return torch.addcmul(shift.view(shape), input, scale.view(shape))
-        output, mean, inverse = torch.native_batch_norm(
-            input, self.weight, self.bias, None, None, True, 0.0, EPS
-        )
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            output, mean, inverse = self._over_processes(input)
+        else:
+            output, mean, inverse = torch.native_batch_norm(
+                input, self.weight, self.bias, None, None, True, 0.0, EPS
+            )
         with torch.no_grad():
             if self.sums is None:
                 self.running_mean.lerp_(mean, MOMENTUM)
@@ -50,6 +56,19 @@ class BatchNorm(nn.Module):
                 square = inverse.double() ** -2 - EPS + mean.double() ** 2
                 self.sums += count * torch.stack([torch.ones_like(square), mean.double(), square])
         return output
+
+    def _over_processes(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `native_batch_norm` returns, of all processes' inputs as one batch."""
+        dims = [0, *range(2, input.dim())]
+        shape = (1, -1) + (1,) * (input.dim() - 2)
+        x = input.float()
+        count = dist_nn.all_reduce(x.new_tensor(x.numel() // x.shape[1]))
+        mean = dist_nn.all_reduce(x.sum(dims)) / count
+        centred = x - mean.view(shape)
+        inverse = (dist_nn.all_reduce(centred.square().sum(dims)) / count + EPS).rsqrt()
+        scale = (self.weight * inverse).view(shape)
+        output = (centred * scale + self.bias.view(shape)).to(input.dtype)
+        return output, mean.detach(), inverse.detach()
 
 
 @contextmanager

@@ -220,8 +220,7 @@ class ImageNet(Task):
 
         def run() -> None:
             for crops, _ in self._read(epoch, batches):
-                if len(crops):
-                    model(crops.images(self.mean))
+                model(crops.images(self.mean))
 
         context = reestimated(model, run, self.world.sum_) if self.batch_norm else nullcontext()
         with context:
@@ -240,7 +239,12 @@ class ImageNet(Task):
             size = self.context.batch_size
             mixed = order.train_order(len(indices), self.context.seed, epoch)
             indices, labels = indices[mixed], labels[mixed]
-        places = torch.arange(len(indices)).split(size)[self.world.rank :: self.world.size]
+        places = torch.arange(len(indices)).split(size)
+        rank, step = self.world.rank, self.world.size
+        if epoch is None:
+            places = places[rank::step]
+        else:  # a share of each, for the statistics are those of the whole batch
+            places = tuple(place[rank::step] for place in places)
         batches = self.load(epoch or 0, [indices[place].tolist() for place in places])
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         for place, crops in zip(places, batches, strict=True):
