@@ -266,7 +266,7 @@ class _Run:
     def _gradients(self) -> Tensor:
         """Take the minibatch's gradients, in place of earlier ones; its metrics."""
         self.solver.zero_grad()
-        *others, last = self.batch.split(self.cfg.micro_batch)
+        *others, last = self.batch.split(self.cfg.micro_batch, self.world.size)
         seen = sum(self._accumulate(part, synchronise=False) for part in others)
         return self.world.mean_(seen + self._accumulate(last))
 

@@ -449,3 +449,14 @@ def test_the_benchmark_of_the_pipeline(root: Path) -> None:
     assert found["workers_that_the_model_needs"] >= 1
     with pytest.raises(ConfigError, match="task=digits: bench_input is of imagenet and imagenette"):
         bench(["task=digits"], batches=1, rounds=1, workers=[0])
+
+
+@pytest.mark.parametrize(("size", "examples"), [(7, 2), (9, 4), (8, 4), (8, 8), (3, 1)])
+def test_every_process_has_as_many_micro_batches(size: int, examples: int) -> None:
+    """Otherwise one would wait for the other's statistics for ever."""
+    shares = [torch.arange(size)[rank::2] for rank in range(2)]
+    parts = [Batch(share, share, size).split(examples, processes=2) for share in shares]
+    assert len(parts[0]) == len(parts[1])
+    for share, split in zip(shares, parts, strict=True):
+        assert torch.equal(torch.cat([part.inputs for part in split]), share)
+        assert all(len(part.inputs) <= examples for part in split)

@@ -97,8 +97,10 @@ def test_batch_normalisation_is_over_the_whole_minibatch(tmp_path: Path) -> None
     solvers = [["solver=sgd", "solver.lr=1e-5"], ["solver=bpgrad", "solver.lipschitz=1e5"]]
     alone, both = (
         [
-            [*own, *sizes, *demo, *solver, f"data_root={tmp_path}", "threads=1"]
-            + [f"results_root={tmp_path / side}/runs", f"checkpoint_root={tmp_path / side}/c"]
+            [
+                *(*own, *sizes, *demo, *solver, f"data_root={tmp_path}", "threads=1"),
+                *(f"results_root={tmp_path / side}/runs", f"checkpoint_root={tmp_path / side}/c"),
+            ]
             for solver in solvers
         ]
         for side in ("alone", "both")
