@@ -111,10 +111,8 @@ class _Run:
         self.task: Task = task_class(cfg)(context_of(cfg, world), **task_options(cfg))
         self.model: nn.Module = self.task.build_model(cfg.seed)
         hashes = {"initial_weights_sha256": tensors_sha256(self.model.state_dict())}
-        rates, decays = (
-            self.task.lr_multipliers(self.model),
-            self.task.decay_multipliers(self.model),
-        )
+        rates = self.task.lr_multipliers(self.model)
+        decays = self.task.decay_multipliers(self.model)
         self.solver = make_solver(self.spec, self.model, rates, world.device, decays=decays)
         for remark in self.solver.remarks:
             self._say(remark)
