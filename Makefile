@@ -101,6 +101,10 @@ bench: $(READY)  ## measure a step of every solver, the training loop against tw
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 	  $(BIN)/python scripts/bench_gpu.py loop steps; fi
 
+.PHONY: bench-input
+bench-input: $(READY)  ## measure whether reading images keeps up with the network; ARGS="device=cuda"
+	$(BIN)/python scripts/bench_input.py $(ARGS)
+
 .PHONY: clean
 clean:  ## delete the environment, caches and checkpoints; never data or results
 	rm -rf $(VENV) checkpoints build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
     python scripts/get_data.py                                      the list, with the state of each
     python scripts/get_data.py mnist cifar10 [--data-root DIR]      get them
+    python scripts/get_data.py imagenet --from DIR                  unpack its official archives
 
 Files that are there and whole are kept. Exit code 2 and one line on stderr if anything fails.
 """
@@ -11,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from bpgrad.data import digits
+from bpgrad.data import digits, ilsvrc
 from bpgrad.data.sources import SOURCES
 from bpgrad.errors import DataError
 
@@ -32,10 +33,23 @@ def main(arguments: list[str] | None = None) -> int:
         default=Path(os.environ.get("BPGRAD_DATA", "data")),
         help="folder that holds the data sets (default: $BPGRAD_DATA, or ./data)",
     )
+    parser.add_argument(
+        "--from",
+        type=Path,
+        dest="archives",
+        metavar="DIR",
+        help="folder of the three archives of ILSVRC 2012, to unpack imagenet from, in about "
+        "an hour; it goes on where it was cut",
+    )
     options = parser.parse_args(arguments)
+    if options.archives is not None and options.name != ["imagenet"]:
+        parser.error("--from: goes with imagenet alone")
     for name in options.name:
         try:
-            SOURCES[name].download(options.data_root)
+            if options.archives is not None:
+                ilsvrc.prepare(options.data_root, options.archives, ilsvrc.OFFICIAL)
+            else:
+                SOURCES[name].download(options.data_root)
         except DataError as error:
             print(error, file=sys.stderr)
             return error.exit_code

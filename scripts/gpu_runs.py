@@ -103,7 +103,7 @@ def _parsed(text: str) -> tuple[str, tuple[int, ...], list[str]]:
 def _left_out(label: str, cfg: Any) -> str:
     """Why a run is not done here, said; empty if it is."""
     from bpgrad.training.identity import run_name
-    from experiments.engine.runner import SUITE_RECORDS
+    from bpgrad.training.lookup import SUITE_RECORDS
 
     why = ""
     needed = Path(cfg.data_root) / DATA.get(cfg.task["name"], "")

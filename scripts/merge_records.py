@@ -22,7 +22,7 @@ from bpgrad.errors import RecordError, first_line
 from bpgrad.records.reading import Content
 from bpgrad.records.run_record import RunRecord
 from bpgrad.training.cli import run_command
-from experiments.engine.runner import SUITE_RECORDS
+from bpgrad.training.lookup import SUITE_RECORDS
 
 CSV = ("metrics.csv", "consumed.csv")  # what a run's numbers are; its times may differ
 

@@ -5,14 +5,14 @@ The prepared pixels are kept in `data_root`/cache, since making them takes about
 
 import hashlib
 import pickle
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bpgrad.data.files import Source, atomic_writer
+from bpgrad.data.arrays import read_array, write_array
+from bpgrad.data.files import Source
 from bpgrad.data.images import ImageSet
 
 TRAIN_FILES = tuple(f"data_batch_{k}" for k in range(1, 6))
@@ -47,7 +47,6 @@ MIN_CONTRAST = 40.0  # images of less contrast are not blown up to the mean cont
 MIN_SPREAD = 10.0  # directions of less spread are not blown up to the mean spread
 
 _BLOCK = 10_000  # images handled at a time, which bounds the float64 copies
-_SHA256_BYTES = 32
 
 
 def load(data_root: Path, download: bool = False) -> tuple[ImageSet, ImageSet]:
@@ -63,12 +62,12 @@ def load(data_root: Path, download: bool = False) -> tuple[ImageSet, ImageSet]:
         SOURCE.download(data_root)
     pixels, labels, n_train = _read(data_root)
     cache = data_root / "cache" / f"cifar10-zca-{_cache_key()}.npy"
-    prepared = _read_cache(cache)
+    prepared = read_array(cache)
     if prepared is None:
         flat = pixels.reshape(len(pixels), -1)
         prepared = zca(contrast_normalise(mean_subtract(flat, n_train)), n_train)
         prepared = prepared.reshape(pixels.shape)
-        _write_cache(cache, prepared)
+        write_array(cache, prepared)
     images, targets = torch.from_numpy(prepared), torch.from_numpy(labels)
     return (
         ImageSet.from_nhwc(images[:n_train], targets[:n_train]),
@@ -137,34 +136,3 @@ def _cache_key() -> str:
     """Names the raw data and the preprocessing."""
     content = repr((PREPROCESSING_VERSION, sorted(SOURCE.md5.items())))
     return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-
-def _read_cache(path: Path) -> np.ndarray | None:
-    """The array of `_write_cache` as a private map of the file; None if absent or not whole."""
-    whole = False
-    try:
-        raw = np.memmap(path, np.uint8, mode="r")
-        content, digest = raw[:-_SHA256_BYTES], raw[-_SHA256_BYTES:]
-        whole = hashlib.sha256(content.data).digest() == digest.tobytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError):  # numpy's answer to an empty file is ValueError
-        pass
-    if not whole:
-        warnings.warn(f"{path}: truncated or corrupt; preparing the data again", stacklevel=3)
-        return None
-    # Copy-on-write, since torch wants writable memory: nothing ever reaches the file.
-    return np.load(path, mmap_mode="c")
-
-
-def _write_cache(path: Path, prepared: np.ndarray) -> None:
-    """Write a .npy file and, behind the array, where numpy ignores it, the sha256 of all before."""
-    try:
-        with atomic_writer(path) as file:
-            np.save(file, prepared)
-            file.seek(0)
-            file.write(hashlib.file_digest(file, "sha256").digest())
-    except OSError as error:
-        warnings.warn(
-            f"{path}: not written ({error.strerror}); going on without a cache", stacklevel=3
-        )

@@ -16,7 +16,8 @@ Phase = Literal["train", "val"]
 # The streams of one epoch. SeedSequence reads a missing word as 0, so `order` is [seed, epoch].
 _ORDER = 0
 _MIRROR: dict[Phase, int] = {"train": 1, "val": 2}
-_HOLDOUT, _LABEL_NOISE = 3, 4
+_HOLDOUT, _LABEL_NOISE, _SUBSET = 3, 4, 5
+_AUGMENTATION, _DROPOUT = 6, 7  # of single examples
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -52,6 +53,37 @@ def holdout_split(n: int, part: float) -> tuple[Tensor, Tensor]:
     permutation = torch.randperm(n, generator=_generator(0, 0, _HOLDOUT))
     kept = n - round(part * n)
     return permutation[:kept].sort().values, permutation[kept:].sort().values
+
+
+def fixed_subset(total: int, n: int) -> Tensor:
+    """Some of `total` indices (int64, ascending), drawn evenly; the same for every seed of a run.
+
+    For examples that lie sorted by class, of which the first n would be of few classes.
+    """
+    permutation = torch.randperm(total, generator=_generator(0, 0, _SUBSET))
+    return permutation[:n].sort().values
+
+
+def example_draws(seed: int, epoch: int, index: int, n: int) -> np.ndarray:
+    """Numbers (n,), float64, in (0, 1), drawn to augment example `index` in an epoch.
+
+    Made of a hash, which is the same in every version of numpy, unlike what a generator makes of
+    its bits.
+    """
+    words = _example_words(seed, epoch, index, _AUGMENTATION, n, np.uint64)
+    return ((words >> np.uint64(11)) + 0.5) * 2.0**-53
+
+
+def example_coins(seed: int, epoch: int, index: int, n: int) -> np.ndarray:
+    """Fair coins for example `index` in an epoch, n of them, eight a byte: uint8 (⌈n/8⌉,)."""
+    words = _example_words(seed, epoch, index, _DROPOUT, -(-n // 32), np.uint32)
+    return words.astype("<u4").view(np.uint8)[: -(-n // 8)]
+
+
+def _example_words(
+    seed: int, epoch: int, index: int, stream: int, n: int, kind: type[np.uint32] | type[np.uint64]
+) -> np.ndarray:
+    return np.random.SeedSequence([seed, epoch, stream, index]).generate_state(n, kind)
 
 
 def noisy_labels(labels: Tensor, part: float, classes: int) -> Tensor:

@@ -1,11 +1,12 @@
 """All data sets that live below the data root, by the names that users give them."""
 
-from bpgrad.data import cifar10, mnist, pretrained, voc
+from bpgrad.data import cifar10, ilsvrc, imagenet, mnist, pretrained, voc
 
 SOURCES = {
     source.name: source
     for source in (
         *(mnist.SOURCE, cifar10.SOURCE, cifar10.INITIAL_WEIGHTS),
+        *(imagenet.IMAGENETTE, ilsvrc.SOURCE),
         *(voc.REDUCED, pretrained.SQUEEZENET),
     )
 }

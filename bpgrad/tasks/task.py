@@ -46,10 +46,14 @@ class Batch:
     size: int
     consumed: bytes = b""
 
-    def split(self, examples: int | None) -> Sequence["Batch"]:
-        """Micro-batches of at most so many examples; None keeps it whole."""
-        count = len(self.inputs)
-        if examples is None or count <= examples:
+    def split(self, examples: int | None, processes: int = 1) -> Sequence["Batch"]:
+        """Micro-batches of at most so many examples; None keeps it whole.
+
+        As many in each of the processes, where one may have no example in the last: layers that
+        normalise over a batch wait for each other.
+        """
+        most = -(-self.size // processes)  # the first process's share
+        if examples is None or most <= examples:
             return (self,)
         return tuple(
             replace(
@@ -57,7 +61,7 @@ class Batch:
                 inputs=self.inputs[first : first + examples],
                 targets=self.targets[first : first + examples],
             )
-            for first in range(0, count, examples)
+            for first in range(0, most, examples)
         )
 
 
@@ -101,6 +105,10 @@ class Task(ABC):
 
     def lr_multipliers(self, model: nn.Module) -> Mapping[str, float]:
         """Factors of the learning rate by parameter name; absent means 1."""
+        return {}
+
+    def decay_multipliers(self, model: nn.Module) -> Mapping[str, float]:
+        """Factors of the weight decay by parameter name, for every solver; absent means 1."""
         return {}
 
     def preprocessed(self) -> Mapping[str, Tensor]:

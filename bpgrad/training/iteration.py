@@ -136,7 +136,7 @@ class Iterations:
     def _gradients(self, batch: Batch) -> Tensor:
         """Take the minibatch's gradients, in place of earlier ones; its metrics."""
         self.solver.zero_grad()
-        *others, last = batch.split(self.cfg.micro_batch)
+        *others, last = batch.split(self.cfg.micro_batch, self.world.size)
         seen = sum(self._accumulate(part, synchronise=False) for part in others)
         return self.world.mean_(seen + self._accumulate(last))
 

@@ -16,6 +16,7 @@ from bpgrad.training.config import GroupRule, OptimizerSpec, SolverSpec
 from bpgrad.training.signatures import call, hints_of, parameters_of
 
 Named = list[tuple[str, nn.Parameter]]
+DECAY = "weight_decay"  # as every optimizer calls it
 
 
 class Matrices:
@@ -56,11 +57,17 @@ class Matrices:
 
 
 def build_optimizers(
-    spec: SolverSpec, model: nn.Module, multipliers: Mapping[str, float], matrices: Matrices
+    spec: SolverSpec,
+    model: nn.Module,
+    multipliers: Mapping[str, float],
+    matrices: Matrices,
+    decays: Mapping[str, float] | None = None,
 ) -> list[Optimizer]:
     """The optimizer, and one for each group rule that names a class of its own.
 
-    `matrices` takes up the parameters that a rule flattens.
+    `multipliers` are of the rate, if the solver heeds them, `decays` of the weight decay, if it has
+    one; both by parameter name, absent means 1. `matrices` takes up the parameters that a rule
+    flattens.
     """
     named = [pair for pair in model.named_parameters() if pair[1].requires_grad]
     rules: Sequence[GroupRule] = spec.groups or (GroupRule({}),)
@@ -81,14 +88,16 @@ def build_optimizers(
     for rule, pairs in zip(rules, taken, strict=True):
         if rule.flatten:
             pairs = [(name, matrices.of(name, p) if p.ndim > 2 else p) for name, p in pairs]
-        parts = _by_multiplier(pairs, multipliers if spec.lr_multipliers else {})
+        parts = _by_multiplier(pairs, multipliers if spec.lr_multipliers else {}, decays or {})
         if rule.optimizer is None:
-            main += [(rule.arguments, part) for part in parts]
+            whole = OptimizerSpec(spec.optimizer, {**spec.arguments, **rule.arguments})
+            main += [
+                ({**rule.arguments, **_decayed(whole, factor)}, part) for factor, part in parts
+            ]
         elif pairs:
-            groups: list[tuple[Mapping[str, Any], Named]] = [({}, part) for part in parts]
-            made.append(
-                _construct(spec, OptimizerSpec(rule.optimizer, rule.arguments), groups, model)
-            )
+            its = OptimizerSpec(rule.optimizer, rule.arguments)
+            groups = [(_decayed(its, factor), part) for factor, part in parts]
+            made.append(_construct(spec, its, groups, model))
     if not main:
         raise ConfigError(f"{spec.where}: groups: no rule leaves it a parameter")
     return [_construct(spec, OptimizerSpec(spec.optimizer, spec.arguments), main, model), *made]
@@ -99,11 +108,24 @@ def _takes(rule: GroupRule, name: str, parameter: nn.Parameter) -> bool:
     return fits_ndim and (not rule.match or fnmatch(name, rule.match))
 
 
-def _by_multiplier(pairs: Named, multipliers: Mapping[str, float]) -> list[Named]:
-    parts: dict[float, Named] = {}
+def _by_multiplier(
+    pairs: Named, multipliers: Mapping[str, float], decays: Mapping[str, float]
+) -> list[tuple[float, Named]]:
+    """Parameters of the same rate and decay together, and their factor of the decay."""
+    parts: dict[tuple[float, float], Named] = {}
     for name, parameter in pairs:
-        parts.setdefault(multipliers.get(name, 1.0), []).append((name, parameter))
-    return list(parts.values())
+        key = multipliers.get(name, 1.0), decays.get(name, 1.0)
+        parts.setdefault(key, []).append((name, parameter))
+    return [(decay, part) for (_, decay), part in parts.items()]
+
+
+def _decayed(which: OptimizerSpec, factor: float) -> dict[str, Any]:
+    """The weight decay of a group, if it differs from the optimizer's."""
+    if factor == 1:
+        return {}
+    default = next((p.default for p in parameters_of(which.optimizer) if p.name == DECAY), None)
+    decay = which.arguments.get(DECAY, default)
+    return {DECAY: factor * decay} if isinstance(decay, int | float) else {}
 
 
 def _construct(

@@ -65,6 +65,7 @@ class Solver:
         model: nn.Module,
         multipliers: Mapping[str, float],
         device: torch.device | None = None,
+        decays: Mapping[str, float] | None = None,
     ) -> None:
         self.device = torch.device("cpu") if device is None else device
         if self.device.type == "cuda" and is_plain(spec):
@@ -72,7 +73,9 @@ class Solver:
             spec = replace(spec, arguments=arguments)
         self.spec = spec
         self.matrices = Matrices(spec.where)
-        self.optimizers: list[Optimizer] = build_optimizers(spec, model, multipliers, self.matrices)
+        self.optimizers: list[Optimizer] = build_optimizers(
+            spec, model, multipliers, self.matrices, decays
+        )
         self.parts = [part for made in self.optimizers for part in with_inner(made)]
         self.closures = [spec.closure or requires_closure(type(made)) for made in self.optimizers]
         self.uses_closure = any(self.closures)

@@ -128,9 +128,9 @@ class _Run:
         self.task: Task = task_class(cfg)(context_of(cfg, world), **task_options(cfg))
         self.model: nn.Module = self.task.build_model(cfg.seed)
         hashes = {"initial_weights_sha256": tensors_sha256(self.model.state_dict())}
-        self.solver = make_solver(
-            self.spec, self.model, self.task.lr_multipliers(self.model), world.device
-        )
+        rates = self.task.lr_multipliers(self.model)
+        decays = self.task.decay_multipliers(self.model)
+        self.solver = make_solver(self.spec, self.model, rates, world.device, decays=decays)
         for remark in self.solver.remarks:
             self._say(remark)
         # Counted in the record, and said at the end.

@@ -3,10 +3,11 @@
 import io
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ def make_solver(
     multipliers: Mapping[str, float],
     device: torch.device | None = None,
     *,
+    decays: Mapping[str, float] | None = None,
     always: bool = False,
 ) -> Solver:
     """The solver of a model; of a foreign class (or `always`) only after a trial on a copy of it.
@@ -36,12 +38,12 @@ def make_solver(
     contiguous one. Raises ConfigError that names what fails and, if that is known, what to write.
     """
     if is_plain(spec) and not requires_closure(spec.optimizer) and not always:
-        return Solver(spec, model, multipliers, device)
+        return Solver(spec, model, multipliers, device, decays)
     with _own_randomness(device):
-        trial, contiguous = _tried(spec, model, multipliers, device)
+        trial, contiguous = _tried(spec, model, multipliers, device, decays)
     if contiguous:
         _make_contiguous(model)
-    solver = Solver(spec, model, multipliers, device)
+    solver = Solver(spec, model, multipliers, device, decays)
     solver.unsaved, solver.scalar_names = trial.unsaved, trial.scalar_names
     if contiguous:
         solver.remarks.append(
@@ -61,25 +63,26 @@ def _tried(
     model: nn.Module,
     multipliers: Mapping[str, float],
     device: torch.device | None,
+    decays: Mapping[str, float] | None,
 ) -> tuple[Solver, bool]:
     """A solver that has worked on a copy of the model, and whether contiguous weights were needed.
 
     Raises ConfigError: with the change of the settings that makes it work, if one does.
     """
     try:
-        return _trial(spec, deepcopy(model), multipliers, device), False
+        return _trial(spec, deepcopy(model), multipliers, device, decays), False
     except BPGradError as error:
         failure = error
     contiguous = _make_contiguous(deepcopy(model))
     pairs = zip(model.parameters(), contiguous.parameters(), strict=True)
     if any(one.stride() != other.stride() for one, other in pairs):
         try:
-            return _trial(spec, deepcopy(contiguous), multipliers, device), True
+            return _trial(spec, deepcopy(contiguous), multipliers, device, decays), True
         except BPGradError as error:
             failure = error
     for text, changed in _alternatives(spec):
         try:
-            _trial(changed, deepcopy(contiguous), multipliers, device)
+            _trial(changed, deepcopy(contiguous), multipliers, device, decays)
         except BPGradError:
             continue
         raise ConfigError(f"{failure}; it works with the line {text}") from failure
@@ -109,15 +112,17 @@ def _trial(
     model: nn.Module,
     multipliers: Mapping[str, float],
     device: torch.device | None,
+    decays: Mapping[str, float] | None,
 ) -> Solver:
     """A few steps on the sum over the parameters of mean((w - a)²), saved and loaded on the way.
 
     The solver returned says in `unsaved` why a run could not be resumed bit by bit, if so.
     """
+    make = partial(Solver, spec, multipliers=multipliers, device=device, decays=decays)
     start = deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     targets = [torch.randn(p.shape, generator=generator).to(p) for p in model.parameters()]
-    solver = Solver(spec, model, multipliers, device)
+    solver = make(model)
     try:
         _seed(0)
         _steps(solver, model, targets, FIRST_STEPS)
@@ -125,7 +130,7 @@ def _trial(
         _seed(1)
         _steps(solver, model, targets, MORE_STEPS)
         if not unsaved:
-            unsaved = _resumed(spec, start, multipliers, device, saved, targets, model)
+            unsaved = _resumed(make, start, saved, targets, model)
         done = FIRST_STEPS + MORE_STEPS
         while _same(start, model) and done < MOST_STEPS:
             _steps(solver, model, targets, MORE_STEPS)
@@ -189,10 +194,8 @@ def _not_plain(value: Any) -> Iterator[str]:
 
 
 def _resumed(
-    spec: SolverSpec,
+    make: Callable[[nn.Module], Solver],
     start: nn.Module,
-    multipliers: Mapping[str, float],
-    device: torch.device | None,
     saved: Mapping[str, Any],
     targets: Sequence[Tensor],
     expected: nn.Module,
@@ -203,7 +206,7 @@ def _resumed(
     """
     model = deepcopy(start)
     try:
-        solver = Solver(spec, model, multipliers, device)
+        solver = make(model)
         solver.load_state_dict(saved)
         model.load_state_dict(saved["model"])
         _seed(1, others=2)

@@ -174,7 +174,8 @@ def about(claims: Iterable[Claim], names: Collection[str]) -> list[str]:
     """The ids of the claims that look at runs or tables of any of these experiments or studies."""
     found = []
     for claim in claims:
-        needs = {need.experiment if isinstance(need, Runs) else need.name for need in claim.needs}
+        every = (*claim.needs, *(claim.reduced.needs if claim.reduced else ()))
+        needs = {need.experiment if isinstance(need, Runs) else need.name for need in every}
         if (needs | {claim.sweep}) & set(names):
             found.append(claim.id)
     return found

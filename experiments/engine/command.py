@@ -142,6 +142,8 @@ def _reproduce_experiment(
         from experiments.engine import forecast
 
         print("\n".join(forecast.lines(plan.name, plan.runs, options.jobs)))
+        if experiment.takes:
+            print(f"it takes {experiment.takes}")
         return
     brief = not (plan.in_report or options.verbose)
     failed = 0 if options.show else runner.execute(plan, options.jobs, brief=brief)

@@ -291,7 +291,5 @@ def _waiting(found: Found) -> str:
         needs = declared.needs or (
             declared.takes and f"{declared.takes}, then `make {declared.name}`"
         )
-    paper = f" ({found.declared.paper})" if found.declared.paper else ""
-    return f"{found.declared.title}{paper}: " + (
-        f"needs {needs}" if needs else f"`make {found.declared.name}`"
-    )
+    paper = f" ({declared.paper})" if declared.paper else ""
+    return f"{declared.title}{paper}: " + (f"needs {needs}" if needs else f"`make {declared.name}`")

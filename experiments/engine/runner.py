@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from bpgrad.errors import BPGradError, ConfigError
+from bpgrad.errors import BPGradError, ConfigError, DataError
 from bpgrad.records.files import write_text
 from bpgrad.records.run_record import RunRecord
 from bpgrad.training import lookup
@@ -120,7 +120,11 @@ def execute(plan: Plan, jobs: int = 1, *, brief: bool = False) -> int:
     from bpgrad.training.trainer import train  # torch starts once all configurations are right
 
     failed = 0
+    lacking: set[str] = set()  # tasks without their data, which no other run will have either
     for k, (run, cfg) in enumerate(runs, 1):
+        if run.task in lacking:
+            failed += 1
+            continue
         count = f"[{k}/{len(runs)}] {run}"
         try:
             if not brief:
@@ -132,6 +136,8 @@ def execute(plan: Plan, jobs: int = 1, *, brief: bool = False) -> int:
             say(f"{count}: {_end(run, cfg)}")
         except BPGradError as error:
             failed += 1
+            if isinstance(error, DataError):
+                lacking.add(run.task)
             print(f"error: {run}: {error}", file=sys.stderr, flush=True)
     return failed
 

@@ -17,6 +17,7 @@ from bpgrad.training.checkpoint import load as load_checkpoint
 from bpgrad.training.config import load
 from bpgrad.training.identity import run_name
 from bpgrad.training.trainer import train
+from tests.data.images import make_image_folder
 from tests.training.conftest import tiny_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,3 +157,37 @@ def test_two_ranks_of_which_one_is_killed_resume_to_the_same_bits(tmp_path: Path
     (rows, whole), (cut_rows, cut) = results
     assert rows == cut_rows
     assert whole["weights_sha256"] == cut["weights_sha256"]
+
+
+@pytest.mark.slow
+def test_batch_normalisation_is_over_the_whole_minibatch(tmp_path: Path) -> None:
+    """24 images in batches of 10, 10 and 4, so that the two ranks have 2 of the last each."""
+    for part, images in (("train", 8), ("val", 3)):
+        make_image_folder(tmp_path / "generated" / part, images=images)
+    own = ["task=imagenette", "task.target=tests.tasks.generated_images.Generated"]
+    sizes = ["task.resolution=67", "task.width=8", "epochs=1", "batch_size=10", "workers=0"]
+    demo = ["task.validation=training", "task.reestimation_images=14"]
+    # A step this short leaves the next minibatch's gradients what they are.
+    solvers = [["solver=sgd", "solver.lr=1e-5"], ["solver=bpgrad", "solver.lipschitz=1e5"]]
+    alone, both = (
+        [
+            [
+                *(*own, *sizes, *demo, *solver, f"data_root={tmp_path}", "threads=1"),
+                *(f"results_root={tmp_path / side}/runs", f"checkpoint_root={tmp_path / side}/c"),
+            ]
+            for solver in solvers
+        ]
+        for side in ("alone", "both")
+    )
+    first, second = train_in_two_processes(both)
+    assert first == second
+    for overrides in alone:
+        train(load(overrides))
+        name = run_name(load(overrides))
+        one, two = (
+            RunRecord(tmp_path / side / "runs", tmp_path / side / "c", name)
+            for side in ("alone", "both")
+        )
+        assert one.consumed() == two.consumed()
+        for expected, row in zip(one.rows(), two.rows(), strict=True):
+            assert row == pytest.approx(expected, rel=1e-4)

@@ -12,7 +12,7 @@ TASK_TITLES = {
     "mnist": "MNIST",
     "cifar10": "CIFAR-10",
     "imagenet": "ImageNet",
-    "imagenette": "Imagenette",
+    "imagenette": "Imagenette (reduced)",
     "voc_detection": "VOC 2007 detection",
     "voc_segmentation": "VOC 2011 segmentation",
 }

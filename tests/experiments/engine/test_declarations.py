@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bpgrad.errors import ConfigError
+from bpgrad.errors import ConfigError, DataError
 from bpgrad.reporting.display.style import SPARE_STYLES, line_styles
-from bpgrad.training.config import CONFIG_DIR
+from bpgrad.training.config import CONFIG_DIR, Config
 from bpgrad.training.config import load as compose
 from bpgrad.training.identity import run_name
 from experiments.__main__ import SUITE
 from experiments.claims import CLAIMS
 from experiments.engine.claim import Runs
 from experiments.engine.declaration import Experiment, at_scale, load, load_all
-from experiments.engine.printed import paper_values
-from experiments.engine.runner import prepare
+from experiments.engine.printed import paper_values, printed
+from experiments.engine.runner import execute, prepare
 
 GOOD = {
     "title": "A title",
@@ -99,7 +99,10 @@ def test_figures_4_and_6_share_their_runs() -> None:
 
 
 def test_tables_and_figures_of_the_three_large_tasks_share_their_runs() -> None:
-    for table, figure in (("table1", "figure8"), ("table2", "figure9"), ("table3", "figure10")):
+    for table, figure in (
+        *(("table1", "figure8"), ("table2", "figure9"), ("table3", "figure10")),
+        ("table1-reduced", "figure8-reduced"),
+    ):
         assert set(declared(figure).runs()) <= set(declared(table).runs())
 
 
@@ -120,6 +123,9 @@ def test_the_claims_find_their_runs_in_the_declarations() -> None:
     for claim in CLAIMS:
         for need in claim.needs:
             if isinstance(need, Runs):
+                assert set(need.solvers) <= found[need.experiment, need.task], claim.id
+        for need in claim.reduced.needs if claim.reduced else ():
+            if isinstance(need, Runs) and (need.experiment, need.task) in found:
                 assert set(need.solvers) <= found[need.experiment, need.task], claim.id
     for _, row in paper_values(SUITE.paper_values).iterrows():
         assert row["solver"] in found[row["table"].lower().replace(" ", ""), row["task"]]
@@ -187,7 +193,7 @@ def test_the_registered_seeds() -> None:
         assert planned[name] == ((0, 1, 2), eight[2:]), name
     for name in ("table2", "table3", "figure9", "figure10", "adadelta_detection"):
         assert planned[name] == ((), eight), name
-    for name in ("table1", "figure8"):
+    for name in ("table1", "figure8", "table1-reduced", "figure8-reduced"):
         assert planned[name] == ((), eight[:5]), name
 
 
@@ -297,3 +303,54 @@ def test_results_with_other_settings_have_another_name(tmp_path: Path) -> None:
     assert changed.name == "mine-modified"
     assert changed.title == "Table 1: A title (modified: epochs=1)"
     assert prepare(experiment, scale="smoke", overrides=["epochs=1"]).name == "mine-smoke-modified"
+
+
+def test_an_edition_at_the_reduced_scale_is_declared_beside_its_experiment(tmp_path: Path) -> None:
+    (tmp_path / "big.yaml").write_text(yaml.safe_dump(GOOD | {"paper": "Table 1"}))
+    small = GOOD | {"scale": "reduced", "seeds": [1], "title": "A title (reduced)"}
+    (tmp_path / "big-reduced.yaml").write_text(yaml.safe_dump(small))
+    for scale, name in (("paper", "big"), ("smoke", "big-smoke"), ("reduced", "big-reduced")):
+        found, asked = at_scale(tmp_path, "big", scale)
+        assert isinstance(found, Experiment)
+        plan = prepare(found, scale=asked)
+        assert plan.name == name
+        assert plan.runs[0][1].scale.name == scale
+        assert ("not the full size" in plan.title) == (scale == "smoke")
+    edition, asked = at_scale(tmp_path, "big-reduced", None)
+    assert isinstance(edition, Experiment)
+    assert asked == "reduced"
+    assert prepare(edition).name == "big-reduced"
+    assert prepare(edition, scale="smoke").name == "big-reduced-smoke"
+
+
+def test_no_value_of_the_paper_stands_beside_the_reduced_edition() -> None:
+    assert printed(SUITE.paper_values, "table1")
+    for name in ("table1-reduced", "figure8-reduced"):
+        assert not printed(SUITE.paper_values, name)
+        assert declared(name).paper is None
+        assert "(reduced)" in declared(name).title
+        assert declared(name).tasks == ("imagenette",)
+
+
+def test_all_that_have_a_rate_follow_one_schedule_in_the_reduced_edition() -> None:
+    chosen = [solver for solver in declared("table1-reduced").solvers if "(" not in solver.label]
+    has = {solver.label: "+solver.schedule=cosine" in solver.set for solver in chosen}
+    rated = dict.fromkeys(("Adagrad", "RMSProp", "Adam", "SGD"), True)
+    assert has == rated | {"Adadelta": False, "BPGrad": False}
+
+
+def test_data_that_are_missing_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = []
+
+    def train(cfg: Config) -> None:
+        begun.append(cfg.seed)
+        raise DataError("digits: gone")
+
+    monkeypatch.setattr("bpgrad.training.trainer.train", train)
+    experiment = load(declare(tmp_path, seeds=[0, 1, 2]))
+    assert isinstance(experiment, Experiment)
+    assert execute(prepare(experiment)) == 3
+    assert begun == [0]
+    assert capsys.readouterr().err == "error: digits  SGD  seed 0: digits: gone\n"

@@ -1,0 +1,133 @@
+"""Whether the input pipeline keeps up with the network: make bench-input.
+
+Three rates, in rounds one after the other, each over the same number of minibatches:
+
+  pipeline   reading, cropping and collating alone, with 0, 1, 2, 4, ... worker processes
+  model      forward, backward and torch's fused SGD on one minibatch that is there already
+  both       a training as it is: the model fed by the workers
+
+Prints medians in images/s, the loss of "both" against "model" in %, how many workers the model
+needs (its rate over that of one worker), and writes them to results/bench/input.json. Without a GPU
+the workers and the model share the cores.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bpgrad.errors import ConfigError
+from bpgrad.records.files import write_text
+from bpgrad.records.provenance import describe_start
+from bpgrad.tasks.imagenet import ImageNet
+from bpgrad.tasks.task import Batch
+from bpgrad.training.cli import run_command
+from bpgrad.training.config import Config, load, task_class, task_options
+from bpgrad.training.numerics import configure_torch, context_of, cores
+from bpgrad.world import World, choose_device
+
+
+class Stepper:
+    """Trains a model on minibatches as they come."""
+
+    def __init__(self, task: ImageNet, cfg: Config) -> None:
+        self.task, self.bf16 = task, cfg.precision == "bf16"
+        self.device = task.world.device
+        self.model: nn.Module = task.build_model(0)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 1e-4, momentum=0.9, fused=True)
+
+    def __call__(self, batch: Batch) -> None:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            objective = self.task.objective(self.model, batch)["objective"]
+        self.optimizer.zero_grad()
+        objective.backward()
+        self.optimizer.step()
+
+    def wait(self) -> None:
+        """Until the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def bench(overrides: list[str], batches: int, rounds: int, workers: list[int]) -> dict[str, Any]:
+    """Rates in images/s, medians over the rounds, by what is measured and number of workers."""
+    cfg = load(["solver=sgd", *overrides])
+    world = World(choose_device(cfg.device))
+    configure_torch(cfg, world.device)
+    if not issubclass(task_class(cfg), ImageNet):
+        raise ConfigError(f"task={cfg.task['name']}: bench_input is of imagenet and imagenette")
+    tasks = {}
+    for count in workers:
+        cfg.workers = count
+        tasks[count] = task_class(cfg)(context_of(cfg, world), **task_options(cfg))
+    step = Stepper(tasks[workers[0]], cfg)
+    rates: dict[str, list[float]] = {}
+
+    def timed(name: str, feed: Any, use: Any) -> None:
+        step.wait()
+        images, begin = 0, time.perf_counter()
+        for batch in feed:
+            use(batch)
+            images += batch.size
+        step.wait()
+        rates.setdefault(name, []).append(images / (time.perf_counter() - begin))
+
+    (held,) = islice(tasks[workers[0]].train_batches(1), 1)
+    step(held)  # allocates
+    for epoch in range(1, rounds + 1):
+        timed("model", [held] * batches, step)
+        for count, task in tasks.items():
+            feeds = (fed(task, epoch, batches) for _ in range(2))
+            timed(f"pipeline, {count} workers", next(feeds), lambda batch: None)
+            timed(f"both, {count} workers", next(feeds), step)
+    found = {name: round(statistics.median(values), 1) for name, values in rates.items()}
+    a_worker = found[f"pipeline, {1 if 1 in workers else workers[0]} workers"]
+    return {
+        "images_per_second": found,
+        "loss_percent": {
+            f"{count} workers": round(
+                100 - 100 * found[f"both, {count} workers"] / found["model"], 1
+            )
+            for count in workers
+        },
+        "workers_that_the_model_needs": math.ceil(found["model"] / a_worker),
+    }
+
+
+def fed(task: ImageNet, epoch: int, batches: int) -> Any:
+    """The first minibatches of an epoch; the first of all, which starts workers, is not timed."""
+    found = iter(task.train_batches(epoch))
+    next(found)
+    return islice(found, batches)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Compare the input pipeline with the network.")
+    parser.add_argument("overrides", nargs="*", help="as for run.py: task=imagenette device=cuda")
+    parser.add_argument("--batches", type=int, default=8, help="minibatches a round and rate")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, nargs="+", help="default: 0, 1, 2, 4, ... cores - 1")
+    parser.add_argument("--output", type=Path, default=Path("results/bench/input.json"))
+    options = parser.parse_args()
+    doubled = [0, *(2**k for k in range(8) if 2**k < cores())]
+    overrides = ["task=imagenette", *options.overrides]
+    found = bench(overrides, options.batches, options.rounds, options.workers or doubled)
+    for name, rate in found["images_per_second"].items():
+        print(f"{name:<22} {rate:>9.1f} images/s")
+    for name, loss in found["loss_percent"].items():
+        print(f"loss with {name:<12} {loss:>9.1f} %")
+    print(f"workers needed         {found['workers_that_the_model_needs']:>9}")
+    start = describe_start(device=choose_device("auto"), world_size=1, epoch=1, iteration=0)
+    write_text(options.output, json.dumps(found | {"with": overrides, "start": start}, indent=1))
+
+
+if __name__ == "__main__":
+    run_command(main)
