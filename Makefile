@@ -39,9 +39,8 @@ quickstart-picture: $(READY)  ## the same, and its figure into docs/ with the da
 	@$(BIN)/python -m experiments quickstart --picture docs
 
 # One target an experiment, and one of it at the reduced scale: make table1, make table1-reduced.
-DECLARED    := $(filter-out quickstart,$(sort $(basename $(notdir $(wildcard experiments/*.yaml)))))
-EXPERIMENTS := $(filter-out %-reduced,$(DECLARED))
-REDUCED     := $(EXPERIMENTS:%=%-reduced)
+EXPERIMENTS := $(filter-out quickstart,$(sort $(basename $(notdir $(wildcard experiments/*.yaml)))))
+REDUCED     := $(filter-out $(EXPERIMENTS),$(EXPERIMENTS:%=%-reduced))
 
 .PHONY: $(EXPERIMENTS) $(REDUCED)
 $(EXPERIMENTS): $(READY)
@@ -115,6 +114,6 @@ clean:  ## delete the environment, caches and checkpoints; never data or results
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\n  make EXPERIMENT   do what is missing of it, then show it; EXPERIMENT is one of\n'
-	@echo $(DECLARED) | fold -s -w 76 | sed 's/^/    /'
+	@echo $(EXPERIMENTS) | fold -s -w 76 | sed 's/^/    /'
 	@printf '  make EXPERIMENT-reduced     on less data, for fewer epochs: never beside the paper\n'
 	@printf '  ... ARGS="--dry-run"        with any options: python -m experiments figure7 --help\n'

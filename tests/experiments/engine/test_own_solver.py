@@ -432,7 +432,7 @@ def test_the_yaml_of_the_page_is_read(folder: Path) -> None:
     """Where it names a package that is not installed, its form."""
     page = (CONFIG_DIR.parent / "docs/bring-your-own.md").read_text(encoding="utf-8")
     texts = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    assert len(texts) == 8
+    assert len(texts) == 9
     for text in texts:
         given = yaml.safe_load(text)
         if importlib.util.find_spec(given["optimizer"].partition(".")[0]) is None:
