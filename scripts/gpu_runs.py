@@ -28,7 +28,13 @@ from bpgrad.records.run_record import RunRecord
 from bpgrad.training.cli import run_command
 
 PART = 15 * 2**20  # bytes
-DATA = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}
+DATA = {
+    "mnist": "MNIST/raw",
+    "cifar10": "cifar-10-batches-py",
+    "imagenette": "imagenette2",
+    "voc_detection": "VOCdevkit",
+    "voc_segmentation": "VOCdevkit",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
