@@ -2,7 +2,7 @@
 
     machine                         say what the machine has, or that it lacks a GPU
     train NAME... --work FOLDER     the runs of experiments and studies, until SIGTERM; a NAME may
-                                    have options: "figure7 --seeds 1,2"
+                                    have options, "figure7 --seeds 1,2", or be a file of such lines
     pack FOLDER OUT                 the finished records as OUT/records.tar.gz.00, .01, ...
 
 Runs that this checkout has a record of are left out: one that was made elsewhere has other bits.
@@ -28,7 +28,13 @@ from bpgrad.records.run_record import RunRecord
 from bpgrad.training.cli import run_command
 
 PART = 15 * 2**20  # bytes
-DATA = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}
+DATA = {
+    "mnist": "MNIST/raw",
+    "cifar10": "cifar-10-batches-py",
+    "imagenette": "imagenette2",
+    "voc_detection": "VOCdevkit",
+    "voc_segmentation": "VOCdevkit",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,7 +79,7 @@ def train(options: argparse.Namespace) -> None:
     ]
     jobs = 0 if options.device == "cuda" else 2
     failed = 0
-    for name, seeds, settings in map(_parsed, options.names):
+    for name, seeds, settings in map(_parsed, _lines(options.names)):
         declared = declaration.load(SUITE.folder / f"{name}.yaml")
         own = [*overrides, *settings]
         if isinstance(declared, declaration.Study):
@@ -88,6 +94,14 @@ def train(options: argparse.Namespace) -> None:
         failed += train_together([(str(run), cfg) for run, cfg in left], jobs)
     if failed:
         raise BPGradError(f"{failed} runs failed")
+
+
+def _lines(names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        if Path(name).is_file():
+            yield from filter(None, map(str.strip, Path(name).read_text().splitlines()))
+        else:
+            yield name
 
 
 def _parsed(text: str) -> tuple[str, tuple[int, ...], list[str]]:

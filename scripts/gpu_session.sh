@@ -8,7 +8,8 @@
 #
 #   scripts/gpu_session.sh --out FOLDER --data FOLDER [--data FOLDER ...] [options] RUNS...
 #
-#   RUNS               what python -m experiments takes: figure7 "figure7 --seeds 1,2" feedback
+#   RUNS               what python -m experiments takes: figure7 "figure7 --seeds 1,2" feedback; or
+#                      files with one of these a line
 #   --out FOLDER       logs, measurements, and the records as records.tar.gz.00, .01, ... (15 MiB each)
 #   --data FOLDER      data sets, laid out as under data_root, or parts of them: a large set may come in
 #                      halves, one a call; what has been brought is kept
@@ -78,7 +79,10 @@ if [ -d "$here/.git" ]; then
 fi
 "$python" scripts/gpu_runs.py machine --device "$device" | tee "$out/machine.json"
 
-for folder in "${data[@]}"; do cp -RLu "$folder"/. "$work/brought"/; done
+for folder in "${data[@]}"; do
+  cp -RLu "$folder"/. "$work/brought"/
+  chmod -R u+w "$work/brought"  # what comes next may belong into the same folders
+done
 for entry in "$work/brought"/*/; do
   [ -d "$entry" ] && ln -sfn "${entry%/}" "$work/data/$(basename "$entry")"
 done
@@ -119,10 +123,11 @@ if [[ ,$only, == *,runs,* ]] && [ ${#runs[@]} -gt 0 ] && [ "$(left 25)" -gt 5 ];
   code=0
   within "$(left 25)" "$python" scripts/gpu_runs.py train "${runs[@]}" --work "$work" \
     --device "$device" --scale "$scale" 2>&1 | tee "$out/runs.log" || code=$?
-  # 143: the time is over, and the runs resume
-  if [ $code -ne 0 ] && [ $code -ne 143 ] && [ $code -ne 124 ]; then
-    say "runs: ended with $code"; failed=$((failed + 1))
-  fi
+  # The time is over, and the runs resume: by 124 timeout says so, by 137 that it took force.
+  case $code in
+    0 | 124 | 137) ;;
+    *) say "runs: ended with $code"; failed=$((failed + 1)) ;;
+  esac
 fi
 "$python" scripts/gpu_runs.py pack "$work" "$out"
 say "over"
