@@ -213,6 +213,26 @@ def test_gradients_are_those_of_torch() -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("shape", [(6, 5, 3, 3), (6, 5)])
+def test_over_processes_it_is_the_same(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one process's sums as those of all: values, statistics and gradients."""
+    monkeypatch.setattr("bpgrad.models.batchnorm.dist_nn.all_reduce", lambda tensor: tensor)
+    x = 3 + torch.randn(shape, generator=seeded())
+    layer, found = BatchNorm(5), []
+    for compute in (
+        layer._over_processes,
+        lambda x: torch.native_batch_norm(x, layer.weight, layer.bias, None, None, True, 0.0, EPS),
+    ):
+        given = x.clone().requires_grad_()
+        output, mean, inverse = compute(given)
+        output.pow(3).sum().backward()
+        found.append((output, mean, inverse, given.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)  # float32
+
+
 def test_a_batch_of_one_value_a_channel_becomes_beta() -> None:
     layer = BatchNorm(3)
     with torch.no_grad():
