@@ -10,19 +10,15 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from hydra.core.config_store import ConfigStore
 from hypothesis import settings
 
 from bpgrad.data import cifar10
+from bpgrad.training import composition, lookup
 
 # How long an example takes is no property of the code: another machine, or a busy one, is slower.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
-
-
-# Started in the background of a shell, or by some CI runners, a process ignores Ctrl-C, and so do
-# its children: what they do on it could not be tested.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,6 +64,34 @@ def subnormal_numbers() -> Iterator[None]:
     """Undo for the next test what training does to this thread's arithmetic."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> None:
+    """Let Ctrl-C reach child processes.
+
+    They ignore it where this one does, started in the background of a shell or by a CI runner.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_solvers_of_earlier_tests() -> Iterator[None]:
+    """A solver of one's own stays in Hydra's store for as long as the process lives."""
+    store = ConfigStore.instance().repo.setdefault("solver", {})
+    before = set(store)
+    yield
+    for name in set(store) - before:
+        del store[name]
+        composition.forget()
+
+
+@pytest.fixture(scope="module")
+def no_committed_records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is recorded in this checkout is no part of a test that makes its own records."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lookup, "SUITE_RECORDS", tmp_path_factory.mktemp("suite") / "results/runs")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -27,14 +27,17 @@ from scripts import publish_wandb
 from tests.records.test_wandb_mirror import KEY, Server, records, server, values  # noqa: F401
 
 # Of wandb-workspaces itself.
-pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Pydantic V1 style"),
+    pytest.mark.usefixtures("no_committed_records"),
+]
 
 REPOSITORY = Path(__file__).parents[2]
 RUN = "mnist/bpgrad/seed0-ec6cd970"  # shared by Figure 4 and Figure 6
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(no_committed_records: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory that holds the records of Figure 4."""
     found = tmp_path_factory.mktemp("work")
     for name in (RUN, "cifar10/bpgrad/seed0-42d867cb"):

@@ -57,7 +57,7 @@ def run_process(arguments: Sequence[str], folder: Path, **env: str) -> subproces
         (["lr=0.1", "solver=sgd"], "unknown lr: did you mean solver.lr? choices: batch_size, "),
         (["lipshitz=3"], "unknown lipshitz: did you mean solver.lipschitz? choices: batch_size, "),
         (["train_examples=3"], "unknown train_examples: did you mean scale.train_examples?"),
-        (["threads=1000000"], "threads=1000000: far more than the "),
+        (["threads=1000000", "results_root=runs"], "threads=1000000: far more than the "),
         (["solver.lipshitz=3"], "unknown solver.lipshitz: did you mean solver.lipschitz?"),
         (["scale.foo=3"], "unknown scale.foo: choices: name, train_examples, val_examples"),
         (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer"),
@@ -288,7 +288,7 @@ def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path: Path) -> No
 def test_help_lists_groups_and_common_keys(tmp_path: Path) -> None:
     shown = run_process(["--help"], tmp_path).stdout
     for words in (
-        "task: cifar10, digits, mnist",
+        "task: cifar10, digits, imagenet, imagenette, mnist, voc_segmentation",
         "solver: adadelta,",
         "solver.lipschitz",
         "seed=0",
