@@ -101,7 +101,6 @@ class Part:
     n: int
     numbers: tuple[Number, ...] = ()
     needed: Needed | None = None
-    superior: bool = False
 
     @classmethod
     def seen(
@@ -222,14 +221,14 @@ def _nearer(check: Check) -> tuple[PairedTest, float]:
         tests.append(paired_test(check.left, _shifted(check.right, check.high)))
     if math.isfinite(check.low):
         tests.append(paired_test(_shifted(check.right, check.low), check.left))
-    test = max(tests, key=lambda test: -math.inf if math.isnan(test.mean) else test.mean)
+    test = max(tests, key=lambda test: test.mean)  # NaN of both or of neither
     return test, -test.mean
 
 
 def _against(check: Check) -> PairedTest:
     """The test of the contrary; p = 1 where the estimate lies on the claim's side."""
     test, room = _nearer(check)
-    return test if room < 0 or math.isnan(room) else replace(test, p=1.0, p_holm=1.0)
+    return test if room < 0 else replace(test, p=1.0)
 
 
 def _part(check: Check, against: PairedTest) -> Part:
@@ -262,17 +261,15 @@ def _part(check: Check, against: PairedTest) -> Part:
     if check.weak and test.n >= MIN_SEEDS:
         differences = [check.left[s] - check.right[s] for s in check.left if s in check.right]
         shown = shown or all(check.low <= d <= check.high for d in differences)
-    opposed = against.significant and room < 0
     return Part(
         check.text,
-        True if shown else False if opposed else None,
+        True if shown else False if against.significant else None,
         room > 0 or (check.weak and room == 0),
         room / check.scale.size,
         f"{_words(check.scale, room)}, n = {test.n}",
         test.n,
         tuple(numbers),
         test.needed,
-        check.superior,
     )
 
 

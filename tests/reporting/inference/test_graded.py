@@ -95,8 +95,10 @@ def test_holm_protects_a_claim_and_none_works_in_its_favour() -> None:
     assert judged(alone, check(against, zero, "loss"), planned=5).outcome == N
     good = [check(in_favour, zero) for _ in range(4)]
     assert judged(*good, planned=5).outcome == R
-    # What speaks for it uses up no step: the family is still of two.
-    assert judged(alone, good[0], planned=5).outcome == U
+    # What speaks for it uses up no step, however small its p: the family is still of two.
+    clear = check(seeds(-0.5, -0.51, -0.49, -0.5, -0.52), zero)
+    assert judged(alone, clear, planned=5).outcome == U
+    assert judged(clear, planned=5).outcome == R
 
 
 def test_a_rival_chosen_by_its_result_is_paid_for() -> None:
@@ -105,8 +107,10 @@ def test_a_rival_chosen_by_its_result_is_paid_for() -> None:
     assert judged(check(in_favour, zero, choices=1), planned=5).outcome == R
     two = judged(check(in_favour, zero, choices=2), planned=5)
     assert two.outcome == U
-    (found,) = [n.value for n in two.numbers if "paired t" in n.name]
-    assert found == pytest.approx(2 * p)
+    many = judged(check(in_favour, zero, choices=50), planned=5)
+    for verdict, expected in ((two, 2 * p), (many, 1.0)):
+        (found,) = [n.value for n in verdict.numbers if "paired t" in n.name]
+        assert found == pytest.approx(expected)
 
 
 def test_at_most_is_weak() -> None:
@@ -116,6 +120,8 @@ def test_at_most_is_weak() -> None:
     assert judged(check(seeds(1, 2, 2), seeds(1, 2, 3))).outcome == U
     assert judged(check(seeds(1, 2, 3.1), seeds(1, 2, 3), weak=True)).outcome == U
     assert judged(equal, planned=2).outcome == U
+    above = check(seeds(1, 2, 3), seeds(1, 2, 2), weak=True, low=0.0, high=math.inf)
+    assert judged(above).outcome == R
     for weak, held in ((True, 1), (False, 0)):
         none = assess([check(seeds(1, 2, 3), seeds(1, 2, 3), weak=weak)], range(3))
         assert grade_of(none).held == held
@@ -185,6 +191,26 @@ def test_the_sentence_names_the_worst_and_the_closest() -> None:
     assert open_.sentence.startswith("1 of 2 may be chance: check of x (misses by 2 points")
     assert open_.needed is not None
     assert open_.needed[0] > 3
+    nearer = check(seeds(0.5, 1, 1.5), ZERO, "y")  # may be chance too, but misses by less
+    two = judged(nearer, check(ONE_TWO_THREE, ZERO, "x"))
+    assert two.sentence.startswith("2 of 2 may be chance: check of x (misses by 2 points")
+
+
+def test_the_smallest_number_of_seeds_is_that_of_the_claim() -> None:
+    few, many = (Part.seen("x", 1.0, 1.0, POINTS, n) for n in (3, 9))
+    assert conclude([many, few]).n == 3
+    assert conclude([many, few]).sentence.endswith("Only 3 seeds.")
+
+
+def test_what_an_open_claim_needs() -> None:
+    """All of what points its way, so the most; of what points against it the cheapest is enough."""
+
+    def part(room: float, needed: tuple[int, int]) -> Part:
+        return Part("x", None, room > 0, room, "", 4, needed=needed)
+
+    assert conclude([part(0.5, (9, 20)), part(0.2, (15, 30))]).needed == (15, 30)
+    assert conclude([part(-0.5, (9, 20)), part(-0.2, (15, 30))]).needed == (9, 20)
+    assert conclude([part(0.5, (9, 20)), part(-0.2, (15, 30))]).needed == (15, 30)
 
 
 def test_the_numbers_are_those_of_the_tests() -> None:
@@ -214,6 +240,7 @@ def test_what_is_seen_needs_no_test() -> None:
     ):
         part = Part.seen("x", 5.0, room, POINTS, 3, weak=weak)
         assert (part.holds, part.towards, part.room, part.n) == (holds, holds, room / 2, 3)
+    assert Part.seen("x", 5.0, 0.0, POINTS).holds is False
     for value, room in ((math.nan, 1.0), (1.0, math.nan)):
         assert Part.seen("x", value, room, POINTS).holds is None
     unknown, good = Part.seen("x", math.nan, math.nan, POINTS), Part.seen("y", 1.0, 1.0, POINTS)
@@ -227,5 +254,6 @@ def test_what_is_seen_needs_no_test() -> None:
 def test_differences_in_words() -> None:
     assert POINTS.words(-0.31) == "0.31 points"
     assert FACTOR.words(math.log(1.2)) == FACTOR.words(-math.log(1.2)) == "a factor of 1.2"
+    assert FACTOR.words(745.0).startswith("a factor of ")  # of 5e-324 to 1: no overflow
     assert POINTS.words(-math.inf) == "a run that diverged"
     assert Scale("", 1.0).words(0.5) == "0.5"

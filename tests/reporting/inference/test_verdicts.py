@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpgrad.reporting.inference.statistics import holm, paired_test
+from bpgrad.reporting.inference.statistics import holm, largest_std, paired_test
 from bpgrad.reporting.inference.verdicts import (
     Grade,
     Inequality,
@@ -49,6 +49,9 @@ def test_a_clear_difference_decides_either_way() -> None:
 def test_the_leaning_counts_what_points_the_claims_way_whatever_its_p() -> None:
     assert str(decide([BETTER, WORSE, OPEN], range(5)).leaning) == "2 of 3"
     assert str(decide([BETTER, WORSE], range(9)).leaning) == "1 of 2"  # seeds are missing
+    half = lower("B < A", {seed: value + 0.5 for seed, value in LOW.items()}, LOW, "error")
+    equal = lower("A < A", LOW, LOW, "error")
+    assert str(decide([BETTER, half, equal], range(5)).leaning) == "1 of 3"
     known = [Property("a", 1.0, True), Property("b", 1.0, False), Property("c", math.nan, None)]
     verdict = decide_properties(known)
     assert str(verdict.leaning) == "1 of 3"
@@ -115,6 +118,18 @@ def test_holm_counts_the_comparisons_of_the_column() -> None:
     assert outcome(*columns) == Outcome.REPRODUCED
 
 
+def test_a_comparison_alone_is_not_corrected() -> None:
+    left, right = seeds(0, 0, 0, 0, 0), seeds(1.0, 0.1, 1.6, 0.3, 0.9)
+    p = paired_test(left, right).p
+    assert 0.05 / 2 < p < 0.05
+    assert outcome(lower("A < B", left, right, "x")) == Outcome.REPRODUCED
+    assert outcome(lower("A < B", left, right, "x", family=2)) == Outcome.UNDECIDED
+    assert outcome(lower("A < B", left, right, "x"), BETTER) == Outcome.REPRODUCED  # two columns
+    low, high = between("A", -9, right, 9, "x")
+    assert outcome(between("A", 0, right, 9, "x")[0]) == Outcome.REPRODUCED
+    assert (low.family, high.family) == (1, 1)
+
+
 def test_a_factor_moves_the_threshold() -> None:
     assert outcome(lower("1.5 A < B", LOW, HIGH, "error", factor=1.5)) == Outcome.REPRODUCED
     assert outcome(lower("3 A < B", LOW, HIGH, "error", factor=3)) == Outcome.NOT_REPRODUCED
@@ -168,6 +183,17 @@ def test_the_needed_seeds_are_those_of_the_cheapest_decision() -> None:
     assert (many, most) == (None, None)
     assert decide(each[:2], range(4)).needed == (max(few, more), None)
     assert decide(each, range(4)).needed == alone
+
+
+def test_a_small_difference_against_a_claim_is_against_it() -> None:
+    """Then its own seeds are enough, though what points the claim's way needs many more."""
+    left = seeds(0, 0, 0, 0)
+    in_favour, against = seeds(1, 3, -1, 2.0), seeds(-0.5, 0.1, -0.4, -0.1)
+    needed = [paired_test(left, right).needed for right in (in_favour, against)]
+    each = [lower("A < B", left, right, right_is) for right, right_is in
+            ((in_favour, "for"), (against, "against"))]  # fmt: skip
+    assert needed[0] != needed[1]
+    assert decide(each, range(4)).needed == needed[1]
 
 
 def test_what_is_open_needs_more_seeds_than_there_are() -> None:
@@ -227,6 +253,13 @@ def test_a_single_trajectory_decides_a_property() -> None:
     assert (refused.outcome, refused.n, refused.needed) == (Outcome.UNDECIDED, 1, (3, 3))
     assert refused.sentence.endswith("missing: 1, 3.")
     assert decide_properties([yes, no]).sentence == "1 of 2 fail: stays: 2."
+    assert decide_properties([yes] * 3).sentence == (
+        "All 3 hold: falls: 0.5; falls: 0.5; falls: 0.5."
+    )
+    assert decide_properties([yes] * 4).sentence == (
+        "All 4 hold: falls: 0.5; falls: 0.5; falls: 0.5; …."
+    )
+    assert decide_properties([Property("a", 1.0, True, 8), Property("b", 1.0, True, 5)]).n == 5
 
 
 def test_a_composite_is_as_good_as_its_worst_part() -> None:
@@ -241,7 +274,7 @@ def test_a_composite_is_as_good_as_its_worst_part() -> None:
     assert (undecided.outcome, undecided.n, undecided.needed) == (Outcome.UNDECIDED, 2, (9, 12))
     assert all_of([("a", open_), ("b", unknown)]).needed is None
     missing = all_of([("a", open_), ("b", waiting), ("c", waiting)])
-    assert (missing.outcome, missing.needs) == (Outcome.NOT_RUN, "a GPU")
+    assert (missing.outcome, missing.needs, missing.n) == (Outcome.NOT_RUN, "a GPU", 2)
     failed = all_of([("a", waiting), ("b", bad), ("c", good)])
     assert (failed.outcome, failed.sentence) == (Outcome.NOT_REPRODUCED, "Not reproduced: b.")
 
@@ -252,6 +285,8 @@ def test_verdicts_in_a_few_words() -> None:
     for needed, words in (((12, 12), "12"), ((9, 40), "9 to 40"), ((9, None), "9 or many more")):
         undecided = Verdict(Outcome.UNDECIDED, "", n=5, needed=needed)
         assert str(undecided) == f"undecided (n = 5, needs {words})"
+    for n, words in ((2, "needs 3 at least"), (3, "needed n unknown")):
+        assert str(Verdict(Outcome.UNDECIDED, "", n=n)) == f"undecided (n = {n}, {words})"
     one = decide([BETTER], range(1))
     assert str(one) == "undecided (n = 1, needs 3 at least)"
     words = re.search(r"3 decide it up to σ = (\S+) over seeds, 8 up to (\S+) ", one.sentence)
@@ -260,6 +295,14 @@ def test_verdicts_in_a_few_words() -> None:
     assert one.sentence.endswith("(power 80 %).")
     assert "decide it" not in decide([BETTER], range(2)).sentence
     assert str(not_run("figure7 on mnist: Adam")) == "not run: needs figure7 on mnist: Adam"
+
+
+def test_one_seed_is_told_by_the_strictest_level() -> None:
+    """Of two in a column one is held against 2.5 %."""
+    sentence = decide([BETTER, OPEN], range(1)).sentence
+    assert sentence.startswith("2 of 2 open: A < C, difference -0.1,")
+    few, many = (f"{largest_std(0.1, n, 0.05 / 2):.2g}" for n in (3, 8))
+    assert f"up to σ = {few} over seeds, 8 up to {many} " in sentence
 
 
 def test_nothing_cannot_be_decided() -> None:
@@ -280,6 +323,10 @@ def test_what_decides_a_claim_is_named() -> None:
     tests = holm([paired_test(i.left, i.right) for i in (BETTER, closer)])
     name = "A < B" if tests[0].p_holm > tests[1].p_holm else "A < D"
     assert both.startswith(f"All 2 hold; the closest: {name}, difference ")
+    further = lower("A < C", LOW, seeds(1.2, 1.1, 1.3, 1.2, 1.4), "error")
+    assert paired_test(further.left, further.right).mean < paired_test(OPEN.left, OPEN.right).mean
+    two = decide([OPEN, further], range(5)).sentence
+    assert two.startswith("2 of 2 open: A < C, difference -0.02")
     barely = lower("D < A", seeds(1.2, 1.5, 1.2, 1.7, 1.4), LOW, "loss")
     assert outcome(barely) == Outcome.NOT_REPRODUCED
     assert decide([barely, WORSE], range(5)).sentence.startswith("Fails: B < A, difference +1.04")
