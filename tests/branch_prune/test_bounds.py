@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpgrad.branch_prune import intervals
+from bpgrad.branch_prune.sampler import IntervalSampler, PlaneSampler, SpaceSampler
 from bpgrad.branch_prune.search import ROUNDING, _Schedule, _Search
 
 GRID = np.linspace(-1.0, 3.0, 4001)
@@ -102,11 +103,11 @@ def test_the_first_exit_by_hand(
     assert intervals.first_exit(np.array(starts), np.array(ends), reach, width) == expected
 
 
-def search(offset: float, lipschitz: float = 3.0) -> _Search:
+def search(offset: float = 0.0, lipschitz: float | None = 3.0, dimension: int = 1) -> _Search:
     return _Search(
         fun=lambda x: float(np.abs(x[0] - 0.3)),
         grad=None,
-        bounds=[(-2.0, 1.0)],
+        bounds=[(-2.0, 1.0)] * dimension,
         lipschitz=lipschitz,
         eps=0.1,
         gamma=1.0,
@@ -140,3 +141,117 @@ def test_the_thresholds_by_hand() -> None:
     assert schedule.threshold(1.0) == pytest.approx(0.92)
     given = _Schedule([0.5, 0.9], eps=0.1, slack=0.0)
     assert given.threshold(2.0) == 1.0
+
+
+def test_the_values_of_rho_by_hand() -> None:
+    """Halving 1 − ρ until what is left of m is at most ε; then the value that just suffices."""
+    schedule = _Schedule(None, eps=0.1, slack=0.0)
+    for m, levels in ((1.0, 4), (0.8, 3)):  # 1/16 ≤ 0.1 < 1/8; 0.8/8 is 0.1 itself
+        schedule.restart()
+        assert schedule.threshold(m) == 0.0
+        for level in range(1, levels):
+            assert schedule.raise_rho(m)
+            assert schedule.threshold(m) == (1 - 0.5**level) * m
+        assert schedule.raise_rho(m)
+        assert schedule.threshold(m) == m - 0.1
+        assert not schedule.raise_rho(m)
+
+
+def test_a_given_schedule_by_hand() -> None:
+    schedule = _Schedule([0.5, 0.9], eps=0.1, slack=0.0)
+    assert schedule.threshold(2.0) == 1.0
+    assert schedule.raise_rho(2.0)
+    assert schedule.threshold(2.0) == 1.8
+    assert schedule.raise_rho(2.0)
+    assert schedule.threshold(2.0) == 1.9  # what just suffices comes after it
+    assert not schedule.raise_rho(2.0)
+
+
+def test_the_last_rho_leaves_the_balls_a_radius() -> None:
+    """With ε = 0 it would go on for ever: up to 1 − 2⁻⁴⁸."""
+    schedule = _Schedule(None, eps=0.0, slack=0.0)
+    assert all(schedule.raise_rho(1.0) for _ in range(48))
+    assert schedule.threshold(1.0) == 1 - 2.0**-48
+    assert not schedule.raise_rho(1.0)
+    given = _Schedule(list(np.linspace(0, 0.98, 60)), eps=0.0, slack=0.0)
+    assert all(given.raise_rho(1.0) for _ in range(60))
+
+
+@pytest.mark.parametrize(("dimension", "lost"), [(1, 1e-5), (2, 5e-3), (3, 0.05)])
+def test_a_covering_may_lose_little_of_eps(dimension: int, lost: float) -> None:
+    found = search(dimension=dimension)
+    assert 1 - lost < found.schedule.target / 0.1 < 1
+    # Half of it is for the resolution: it is left of the balls' least radius, times L.
+    found._evaluate(np.full(dimension, 0.5), "first", 0.0)
+    assert found._cover_slack(found.m - 0.05) == pytest.approx(found.slack / 2 * 0.05)
+
+
+def test_the_sampler_is_that_of_the_dimension() -> None:
+    for dimension, kind in ((1, IntervalSampler), (2, PlaneSampler), (3, SpaceSampler)):
+        found = search(dimension=dimension)
+        found._evaluate(np.full(dimension, 0.5), "first", 0.0)
+        assert type(found._new_sampler()) is kind
+
+
+def test_the_largest_value_counts_for_rounding() -> None:
+    found = search()
+    for x, largest in ((0.4, 0.1), (1.0, 0.7), (0.5, 0.7)):
+        found._evaluate(np.array([x]), "step", 0.0)
+        assert found.f_max == pytest.approx(largest)
+
+
+@pytest.mark.parametrize(("relative", "too_fine"), [(0.99, True), (1.01, False)])
+def test_balls_that_rounding_swallows(relative: float, too_fine: bool) -> None:
+    """At the last threshold the smallest has the radius target/L; 4 roundings of the box are 8."""
+    found = search()
+    found._evaluate(np.array([1.0]), "first", 0.0)
+    found.samples.f[0] = 2.0**-30  # so small that m − target has no rounding of its own
+    found.schedule.final = True
+    found.schedule.target = relative * 3.0 * 8 * ROUNDING
+    assert found._too_fine() == too_fine
+
+
+def test_slopes_that_contradict_l_by_hand() -> None:
+    """L = 3: from (−2, 3) and (0.4, 0) to 0.5 the value may be up to 0.3 by the second."""
+    zero = np.zeros(1)
+    for f, violation in ((0.29, None), (0.31, (1, 2)), (1.0, (1, 2))):
+        found = search()
+        found.samples.add(np.array([-2.0]), 3.0, zero)
+        found.samples.add(np.array([0.4]), 0.0, zero)
+        found._check_slopes(np.array([0.5]), f, zero)
+        assert found.violation == violation
+        assert found.slope == pytest.approx(f / 0.1)
+    second = search()
+    second.samples.add(np.array([0.0]), 0.0, zero)
+    second._check_slopes(np.array([0.5]), 1.6, zero)
+    assert (second.violation, second.slope) == ((0, 1), pytest.approx(3.2))
+
+
+def test_gradients_that_contradict_l_by_hand() -> None:
+    """Finite differences may be off by 1e-4 of it; the same point twice has no slope."""
+    for g, violation in ((3.0, None), (3.0002, None), (3.0004, (0, 0)), (-3.0004, (0, 0))):
+        found = search()
+        found._check_slopes(np.array([0.5]), 0.2, np.array([g]))
+        assert (found.violation, found.slope) == (violation, abs(g))
+    again = search()
+    again.samples.add(np.array([0.5]), 0.2, np.zeros(1))
+    again._check_slopes(np.array([0.5]), 0.2, np.array([0.5]))
+    assert (again.violation, again.slope) == (None, 0.5)
+
+
+def test_an_estimate_of_l_by_hand() -> None:
+    """The smallest power of 1.25 that is at least 1.25 times every slope; never lowered."""
+    found = search(lipschitz=None)
+    for x, f, lipschitz in (
+        (0.0, 0.0, 1.0),  # no slope yet
+        (0.1, 0.03, 1.0),
+        (0.2, 0.12, 1.25),  # a slope of 0.9: 1.125
+        (0.3, 0.31, 1.25**4),  # 1.9: 1.25⁴ = 2.44 ≥ 2.375 > 1.95
+        (0.4, 0.31, 1.25**4),
+    ):
+        found._check_slopes(np.array([x]), f, np.zeros(1))
+        found.samples.add(np.array([x]), f, np.zeros(1))
+        assert (found.violation, found.lipschitz) == (None, lipschitz)
+    shallow = search(lipschitz=None)
+    shallow._check_slopes(np.array([0.0]), 0.0, np.array([0.3]))
+    assert shallow.lipschitz == 1.25**-4  # 0.41 ≥ 0.375 > 0.33

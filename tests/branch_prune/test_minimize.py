@@ -138,6 +138,8 @@ def test_negative_values_ask_for_an_offset() -> None:
         ([(0, 1)], -1.0, {}),
         ([(0, 1)], math.inf, {}),
         ([(0, 1)], 1.0, {"eps": -1.0}),
+        ([(0, 1)], 1.0, {"eps": math.inf}),
+        ([(0, 1)], 1.0, {"gamma": -1.0}),
         ([(0, 1)], 1.0, {"stopping": "never"}),
         ([(0, 1)], 1.0, {"max_evals": 0}),
         ([(0, 1)], 1.0, {"max_evals": 10.5}),
@@ -215,6 +217,7 @@ def test_the_value_is_f_at_the_point_whatever_the_offset() -> None:
     found = minimize(shifted, slope, [(0, 1)], 1.0, offset=1e10, eps=1e-3, x0=[0.3])
     assert found.fun == shifted(found.x)
     assert found.lower_bound <= 0.05
+    assert found.violation is None  # rounding of 1e10 is no evidence
     assert np.array_equal(found.history.f, [shifted(x) for x in found.history.x])
 
 
@@ -225,6 +228,8 @@ def test_one_sample_bounds_f_by_the_farthest_corner(dimension: int) -> None:
 
     found = minimize(f, lambda x: x, [(0, 1)] * dimension, 1.0, max_evals=1, x0=[0.0] * dimension)
     assert found.lower_bound == pytest.approx(5.0 - math.sqrt(dimension))
+    assert found.lower_bound < 5.0 - math.sqrt(dimension)  # rounding is taken off
+    assert (found.resolution, found.history.rho[0]) == (0.0, 0.0)
     assert found.history.lower_bound[-1] == found.lower_bound
 
 
@@ -252,7 +257,22 @@ def test_a_schedule_that_cannot_reach_eps_is_refused() -> None:
     assert found.success
 
 
-@pytest.mark.parametrize("rhos", [[], [0.5, 0.4], [-0.1, 0.5], [0.0, 1.0], [0.0, math.nan]])
+def test_rounding_does_not_make_a_schedule_too_short() -> None:
+    """1 − ε/f(x_1) times f(x_1) may lie below f(x_1) − ε by a rounding error."""
+    values = [1000.0 + k / 7 for k in range(30)]
+    ends = [1.0 - 0.01 / value for value in values]
+    assert any(end * value < value - 0.01 for end, value in zip(ends, values, strict=True))
+    for end, value in zip(ends, values, strict=True):
+        found = minimize(
+            lambda x, f=value: f, np.zeros_like, [(0, 1)], 1.0, rho_schedule=[0.0, 0.5, end],
+            max_evals=1,
+        )  # fmt: skip
+        assert found.nfev == 1
+
+
+@pytest.mark.parametrize(
+    "rhos", [[], [0.5, 0.4], [0.5, 0.5], [-0.1, 0.5], [0.0, 1.0], [0.0, math.nan]]
+)
 def test_a_schedule_must_increase_in_the_unit_interval(rhos: list[float]) -> None:
     with pytest.raises(ValueError, match="rho_schedule"):
         minimize(shifted, slope, [(0, 1)], 1.0, rho_schedule=rhos)
@@ -345,3 +365,101 @@ def test_a_search_without_gradients_certifies_with_no_more_evaluations_in_all(
         guided = minimize(f, f.gradient, bounds, 1.0, eps=eps, seed=seed)
         totals.append((found.nfev, guided.nfev + guided.ngev))
     assert sum(total for total, _ in totals) < sum(total for _, total in totals)
+
+
+def test_the_documented_defaults_are_those_of_a_call_without_them() -> None:
+    f = Cones(4, 2)
+    plain = minimize(f, f.gradient, [(0, 1)] * 2, 1.0, max_evals=60)
+    given = minimize(
+        f, f.gradient, [(0, 1)] * 2, 1.0, max_evals=60, eps=1e-2, gamma=1e-2, seed=0, offset=0.0
+    )
+    assert np.array_equal(plain.history.x, given.history.x)
+    assert minimize(f, f.gradient, [(0, 1)] * 2, 1.0, gamma=0.0, max_evals=5).nfev == 5
+
+
+@pytest.mark.parametrize("stopping", ["certified", "paper"])
+def test_a_value_of_eps_is_enough(stopping: str) -> None:
+    """f ≥ 0, so nothing lies more than ε below; and at 0 there is no ρ left to speak of."""
+    for value in (0.01, 0.0):
+        found = minimize(
+            lambda x, f=value: f, np.zeros_like, [(0, 1)], 1.0, eps=0.01, stopping=stopping
+        )
+        assert (found.nfev, found.rho) == (1, 0.0)
+        assert found.success == (stopping == "certified")
+
+
+@pytest.mark.parametrize("offset", [0.0, 2.0])
+def test_what_each_covering_proves_on_a_line(offset: float) -> None:
+    """ρm less what rounding may add, from that sample on; each ρ halves what is left of m."""
+    found = minimize(shifted, slope, [(0, 1)], 1.0, offset=offset, x0=[0.0], eps=1e-3)
+    assert found.success
+    assert len(found.history.coverings) >= 4
+    assert found.nit - len(found.history.coverings) in (0, 1)  # each but the last raises ρ
+    before, last, history = -math.inf, 0.0, found.history.lower_bound
+    for k, (n, rho, m, bound) in enumerate(found.history.coverings):
+        assert m == pytest.approx(found.history.f_min[int(n) - 1])
+        if 0.5**k * (m + offset) > 1e-3:
+            assert rho == pytest.approx(1 - 0.5**k)
+        proved = rho * (m + offset) - offset
+        assert bound == pytest.approx(max(before, proved), abs=1e-11)
+        assert bound < proved or bound == before or k == 0
+        assert history[int(n) - 1] >= bound
+        if n > last > 0:
+            assert history[int(n) - 2] == before
+        before, last = bound, n
+    assert np.all(np.diff(found.history.lower_bound) >= 0)
+    assert found.history.lower_bound[-1] == found.lower_bound == before
+
+
+def test_the_printed_rule_says_what_it_claims() -> None:
+    """At the first ρ of the schedule at which (1 − ρ)m ≤ ε, before anything is covered at it."""
+    options: dict[str, Any] = {"eps": 0.01, "x0": [0.0], "rho_schedule": [0.0, 0.95, 0.99]}
+    printed = minimize(shifted, slope, [(0, 1)], 1.0, stopping="paper", **options)
+    rhos = [0.0, 0.95, 0.99]
+    assert printed.rho == rhos[printed.nit - 1]
+    claim = (1 - printed.rho) * printed.fun
+    assert claim <= 0.01 < (1 - rhos[printed.nit - 2]) * printed.fun
+    assert f"claims a gap of {claim:.3g}," in printed.message
+
+
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_uniform_samples_confirm_an_estimate(dimension: int) -> None:
+    """Ten a dimension after the first sample, and as many before the search ends; else none."""
+
+    def f(x: Any) -> float:
+        return 1.0 + 0.3 * abs(float(x[0]) - 0.5)
+
+    def g(x: Any) -> np.ndarray:
+        return np.append(0.3 * np.sign(x[:1] - 0.5), np.zeros(dimension - 1))
+
+    bounds, probes = [(0, 1)] * dimension, 10 * dimension
+    eps = 0.001 if dimension == 1 else 0.05
+    found = minimize(f, g, bounds, None, eps=eps, offset=1.0, x0=[0.1] * dimension)
+    assert found.status == Status.ESTIMATED
+    assert found.lipschitz == 1.25**-4
+    assert found.slope == pytest.approx(0.3)
+    random = found.history.how == "random"
+    assert random[1 : 1 + probes].all()
+    assert random[-probes:].all()
+    assert not random[1 + probes]
+    assert not random[-probes - 1]
+    assert found.fun - eps <= found.estimated_lower_bound <= 1.0
+    given = minimize(f, g, bounds, 1.0, eps=0.05, x0=[0.1] * dimension)
+    assert "random" not in given.history.how
+
+
+def test_without_any_slope_l_is_estimated_as_one() -> None:
+    flat = minimize(lambda x: 1.0, np.zeros_like, [(0, 1)], None, eps=0.5)
+    assert (flat.status, flat.lipschitz, flat.slope) == (Status.ESTIMATED, 1.0, 0.0)
+
+
+def test_what_contradicts_l_is_said() -> None:
+    gradient = minimize(shifted, lambda x: 5 * slope(x), [(0, 1)], 2.0)
+    assert (gradient.violation, gradient.slope) == ((0, 0), 5)
+    assert "the gradient at sample 0 has slope 5, but L = 2" in gradient.message
+    assert "or the gradient is wrong" in gradient.message
+    samples = minimize(lambda x: 5 * shifted(x), slope, [(0, 1)], 2.0, x0=[0.0])
+    i, j = samples.violation
+    assert i != j
+    assert f"samples {i} and {j} have slope 5, but L = 2" in samples.message
+    assert "gradient" not in samples.message
