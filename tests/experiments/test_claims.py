@@ -93,9 +93,36 @@ def test_claims_on_figure_7_follow_the_runs(
     assert few.n == 2
 
 
+def test_the_first_five_epochs_decide_which_is_faster(tmp_path: Path) -> None:
+    """C14: what happens from the sixth on has no say."""
+    evidence = figure7(tmp_path, HOLDS)
+    for one in evidence.comparisons.values():
+        for run in one.runs:
+            if run.solver == "BPGrad, μ = 0.9":
+                run.rows.loc[5:, "train_objective"] = 100.0
+    assert judge("C14", evidence).outcome == Outcome.REPRODUCED
+    assert judge("C13", evidence).outcome == Outcome.NOT_REPRODUCED
+
+
+@pytest.mark.parametrize(
+    ("adam", "outcome"),
+    [(0.92, Outcome.REPRODUCED), (0.75, Outcome.NOT_REPRODUCED)],
+)
+def test_competitive_is_a_factor_of_one_and_a_fifth(
+    tmp_path: Path, adam: float, outcome: Outcome
+) -> None:
+    """C13, where BPGrad's objective on MNIST is 1/0.92 = 1.09 or 1/0.75 = 1.33 times Adam's."""
+    assert judge("C13", figure7(tmp_path, with_level("mnist", "Adam", adam))).outcome == outcome
+
+
 @pytest.mark.parametrize(
     ("gap", "outcome"),
-    [(-1.0, Outcome.NOT_REPRODUCED), (1.0, Outcome.REPRODUCED), (3.5, Outcome.NOT_REPRODUCED)],
+    [
+        (-1.0, Outcome.NOT_REPRODUCED),
+        (1.0, Outcome.REPRODUCED),
+        (1.7, Outcome.REPRODUCED),
+        (2.3, Outcome.NOT_REPRODUCED),
+    ],
 )
 def test_slightly_inferior_on_cifar10(tmp_path: Path, gap: float, outcome: Outcome) -> None:
     """C12: above the best competitor, by no more than two points."""
@@ -113,9 +140,10 @@ def test_slightly_inferior_on_cifar10(tmp_path: Path, gap: float, outcome: Outco
 def test_reliability_is_the_fluctuation_of_the_last_epochs(tmp_path: Path, calm: bool) -> None:
     """C15; the first five epochs do not count."""
     evidence = figure7(tmp_path, {"cifar10": HOLDS["cifar10"]})
-    wave = np.concatenate([np.linspace(90, 30, 5), 20 + np.sin(np.arange(20.0))])
     for run in evidence.comparisons["figure7", "cifar10"].runs:
         louder = 3.0 if (run.solver == "Eve") == calm else 1.0
+        first = np.linspace(90, 30, 5) / louder**2  # the calmer at last were the louder before
+        wave = np.concatenate([first, 20 + np.sin(np.arange(20.0))])
         run.rows["val_top1_error"] = wave * louder * (1 + 0.05 * NOISE[run.seed])
     outcome = judge("C15", evidence).outcome
     assert outcome == (Outcome.REPRODUCED if calm else Outcome.NOT_REPRODUCED)
@@ -151,6 +179,7 @@ def steps(folder: Path, task: str, values: np.ndarray, seed: int = 0) -> Compari
         (0.9 * 2.3 / 50, -0.5, Outcome.REPRODUCED),
         (0.9 * 2.3 / 50, 0.5, Outcome.NOT_REPRODUCED),  # grows
         (0.9 * 2.3 / 15, -0.5, Outcome.NOT_REPRODUCED),  # as if L were that of MNIST
+        (0.9 * 2.3 / 50, 0.0, Outcome.NOT_REPRODUCED),  # neither falls nor rises
     ],
 )
 def test_step_sizes(tmp_path: Path, first: float, slope: float, outcome: Outcome) -> None:
@@ -158,9 +187,69 @@ def test_step_sizes(tmp_path: Path, first: float, slope: float, outcome: Outcome
     mnist = steps(tmp_path, "mnist", 0.9 * 2.3 / 15 * np.exp(-0.5 * np.arange(40) / 10))
     cifar = steps(tmp_path, "cifar10", first * np.exp(slope * np.arange(40) / 10))
     comparisons = {("figure4", "mnist"): mnist, ("figure4", "cifar10"): cifar}
-    assert judge("C6", Evidence(comparisons, {"figure4": (0,)})).outcome == outcome
+    verdict = judge("C6", Evidence(comparisons, {"figure4": (0,)}))
+    assert verdict.outcome == outcome
+    held = 5 if outcome == Outcome.REPRODUCED else 4 if slope < 0 else 3
+    assert str(verdict.leaning) == f"{held} of 5"
+    values = [number.value for number in verdict.numbers if "last epoch" in number.name]
+    # The medians of the first and the last ten of 40 are 30 iterations apart.
+    assert values == pytest.approx([np.exp(-1.5), np.exp(3 * slope)])
     waiting = judge("C6", Evidence(comparisons, {"figure4": (0, 1)}))
     assert (waiting.outcome, waiting.n, waiting.needed) == (Outcome.UNDECIDED, 1, (2, 2))
+
+
+def test_ranks_by_hand() -> None:
+    ranks = trajectories.rank_correlation
+    assert ranks(np.array([2.0, 1.0])) == pytest.approx(-1)
+    assert ranks(np.array([1.0, 3.0, 2.0])) == pytest.approx(0.5)
+    assert ranks(np.array([1.0, 1.0, 1.0])) == ranks(np.array([5.0])) == 0
+
+
+def test_the_settings_of_figures_5_and_6_are_the_papers() -> None:
+    """Transcribed by hand; the study runs what the claims name."""
+    assert trajectories.FIGURE5_L == {"mnist": (10, 15, 50, 100), "cifar10": (50, 100, 500, 1000)}
+    assert trajectories.MOMENTA == (0, 0.25, 0.5, 0.75, 0.9, 0.99)
+    mnist, cifar10 = (need.solvers for need in trajectories.FIGURE6)
+    assert mnist == ("L = 10", "L = 15", "L = 20", "L = 50", "L = 100")
+    assert cifar10 == ("L = 50", "L = 100", "L = 200", "L = 500", "L = 1000")
+
+
+def test_what_rounding_may_do_to_equation_4_by_hand() -> None:
+    """1e-6 · max(f, 1), on the claim's side of μ = 0.9 and of μ = 0; NaN stays."""
+    rows = [
+        (mu, sign * room, 0.0, f)
+        for mu, sign in ((0.9, 1.0), (0.0, -1.0))
+        for room, f in ((-0.9e-6, 0.5), (-1.1e-6, 0.5), (-3.9e-6, 4.0), (-4.1e-6, 4.0))
+    ]
+    rows.append((0.9, np.nan, 0.0, 1.0))
+    table = pd.DataFrame(rows, columns=["momentum", "rhs", "lhs", "objective"])
+    held = trajectories.with_held(table)["held"]
+    assert held[:8].tolist() == [1, 0, 1, 0] * 2
+    assert np.isnan(held[8])
+
+
+def test_the_median_relative_steps_at_the_papers_settings() -> None:
+    rows = [
+        (task, mu, lipschitz, seed, 0.0, 0.0, 1.0, step)
+        for seed in (0, 1)
+        for task, mu, lipschitz, steps_of in (
+            ("mnist", 0.9, 15.0, (1.0, 2.0, 9.0)),
+            ("mnist", 0.0, 15.0, (70.0,)),
+            ("mnist", 0.9, 50.0, (80.0,)),
+            ("cifar10", 0.9, 50.0, (0.3,)),
+        )
+        for step in steps_of
+    ]
+    columns = [*trajectories.FIGURE5.columns, "relative_step"]
+    table = pd.DataFrame(rows, columns=columns)
+    found = trajectories._relative_steps(Evidence(studies={"figure5": table}))
+    assert [(n.name, n.value, n.n) for n in found] == [
+        ("MNIST: median η/‖w‖", 2.0, 2),
+        ("CIFAR-10: median η/‖w‖", 0.3, 2),
+    ]
+    only = Evidence(studies={"figure5": table[table["task"] == "mnist"]})
+    assert len(trajectories._relative_steps(only)) == 1
+    assert trajectories._relative_steps(Evidence()) == []
 
 
 @pytest.mark.parametrize(("factor", "outcome"), [(0.95, "REPRODUCED"), (0.8, "NOT_REPRODUCED")])
@@ -208,8 +297,8 @@ def test_the_two_sides_of_equation_4(momentum: float, room: float, outcome: Outc
 @pytest.mark.parametrize(
     ("momentum", "room", "outcome"),
     [
-        (0.0, 1e-4, Outcome.REPRODUCED),  # 2⁻²⁴ · 1000 · ‖x‖ = 2.4e-4 is what float32 may do
-        (0.0, 3e-4, Outcome.NOT_REPRODUCED),
+        (0.0, 2.3e-4, Outcome.REPRODUCED),  # 2⁻²⁴ · 1000 · ‖x‖ = 2.38e-4 is what float32 may do
+        (0.0, 2.5e-4, Outcome.NOT_REPRODUCED),
         (0.9, -1e-4, Outcome.NOT_REPRODUCED),  # not an equality, so nothing is allowed
     ],
 )
@@ -338,8 +427,8 @@ IMAGENET = {
     [
         {"RMSProp": {"train_top1_error": 32.0}},
         {"Adagrad": {"val_top1_error": 40.0}},
-        {"RMSProp": {"val_top1_error": 45.0}},  # the margin is 1
-        {"RMSProp": {"val_top1_error": 50.0}},  # the margin is 6
+        {"RMSProp": {"val_top1_error": 46.0}},  # the margin is 2
+        {"RMSProp": {"val_top1_error": 48.4}},  # the margin is 4.4
         {"Adam": {"train_objective": 0.5}},  # slower at the start
     ],
 )
@@ -390,6 +479,22 @@ def test_detection(tmp_path: Path) -> None:
     assert outcome(val_map=65.0) == Outcome.NOT_REPRODUCED
     assert outcome(val_ap_diningtable=61.0) == Outcome.NOT_REPRODUCED  # the tie is lost
     assert outcome("Adagrad", val_ap_bird=61.0) == Outcome.NOT_REPRODUCED
+    assert outcome(val_ap_diningtable=60.04) == Outcome.REPRODUCED  # a tie to one decimal
+    assert outcome(val_ap_bird=59.96) == Outcome.NOT_REPRODUCED
+
+
+def test_classes_are_counted_where_every_solver_has_the_seed(tmp_path: Path) -> None:
+    evidence = table(tmp_path, "table2", "voc_detection", detection_scores(), n=3, epochs=2)
+    comparison = evidence.comparisons["table2", "voc_detection"]
+    for run in comparison.runs:
+        for column in run.rows.columns:
+            if column.startswith("val_ap"):
+                run.rows[column] = run.rows[column].round()
+    assert detection._best_classes(evidence, ties=True) == {0: 11, 1: 11, 2: 11}
+    assert detection._best_classes(evidence, ties=False) == {0: 10, 1: 10, 2: 10}
+    kept = tuple(run for run in comparison.runs if (run.solver, run.seed) != ("Adam", 1))
+    object.__setattr__(comparison, "runs", kept)
+    assert detection._best_classes(evidence, ties=True) == {0: 11, 2: 11}
 
 
 def test_adadelta_in_detection(tmp_path: Path) -> None:
@@ -410,7 +515,8 @@ def test_adadelta_in_detection(tmp_path: Path) -> None:
         )
         return judge("C18", evidence).outcome
 
-    assert judged(40.0) == Outcome.REPRODUCED
+    assert judged(51.4) == Outcome.REPRODUCED  # 10.3 below
+    assert judged(52.0) == Outcome.NOT_REPRODUCED  # 9.7 below
     assert judged(58.0) == Outcome.NOT_REPRODUCED
     assert judged(40.0, n=2) == judged(58.0, n=2) == Outcome.UNDECIDED
 
@@ -464,7 +570,8 @@ def test_segmentation_curves(
         evidence = table(tmp_path / str(n), "table3", "voc_segmentation", values, n)
         for run in evidence.comparisons["table3", "voc_segmentation"].runs:
             size = {"BPGrad": 1.0, loudest: 5.0}.get(run.solver, 2.0) * NOISE[run.seed]
-            wave = np.where(np.arange(12) < 2, 50.0, np.cos(np.arange(12.0)))
+            # The calmer of the last ten epochs were the louder before.
+            wave = np.where(np.arange(12) < 2, 50.0 / size**2, np.cos(np.arange(12.0)))
             run.rows["val_objective"] = 3 + 0.1 * size * wave
         assert judge("C20", evidence).outcome == (outcome if n == 5 else Outcome.UNDECIDED)
 
@@ -490,13 +597,19 @@ def test_tuning_l_is_unnecessary(tmp_path: Path) -> None:
     unequal = tuple(run for run in runs if run.solver != "Eve, x = 2")
     fewer = {("sensitivity", "cifar10"): Comparison("cifar10", METRICS, unequal)}
     assert "Eve 1" in judge("C21", Evidence(fewer, good.seeds)).needs
+    single = tuple(run for run in runs if run.solver.endswith("x = 1"))
+    one = {("sensitivity", "cifar10"): Comparison("cifar10", METRICS, single)}
+    assert "two or more (BPGrad 1, " in judge("C21", Evidence(one, good.seeds)).needs
 
     calm = sensitivity(tmp_path / "calm", {"Eve": 0.1})
     for run in calm.comparisons["sensitivity", "cifar10"].runs:
         if run.solver == "Eve, x = 2":
             object.__setattr__(run, "finished", False)
             object.__setattr__(run, "meta", {**run.meta, "diverged": {"epoch": 1, "iteration": 3}})
-    assert judge("C21", calm).outcome == Outcome.REPRODUCED
+    verdict = judge("C21", calm)
+    assert verdict.outcome == Outcome.REPRODUCED
+    (guessing,) = [n.value for n in verdict.numbers if n.name.endswith("< Eve: right side")]
+    assert guessing == pytest.approx(90 - 20, abs=0.03)
 
 
 def figure6(folder: Path, spread: float, n: int = 5) -> Evidence:
@@ -509,7 +622,8 @@ def figure6(folder: Path, spread: float, n: int = 5) -> Evidence:
                 run = make_run(folder, solver, seed, task=need.task, epochs=4)
                 apart = spread * NOISE[seed] * 2.0 * k / (len(need.solvers) - 1)
                 run.rows["train_objective"] = [1.0, 0.5 + apart, 0.4, 0.3]
-                first = np.full((3, 1), 2.3)
+                # The descent is from the highest start, of the first step.
+                first = np.array([[2.3 if k == 1 else 2.0], [9.0], [9.0]])
                 np.savez(run.directory / "steps.npz", columns=np.array(["objective"]), epoch1=first)
                 runs.append(run)
         comparisons["figure6", need.task] = Comparison(need.task, METRICS, tuple(runs))
@@ -534,6 +648,7 @@ def study(need: Study, rows: list[tuple[object, ...]]) -> Evidence:
     [
         (50, 50, Outcome.REPRODUCED),
         (50, 49, Outcome.NOT_REPRODUCED),
+        (5, 5, Outcome.REPRODUCED),  # of 100: on 5 %
         (4, 4, Outcome.UNDECIDED),
         (4, 3, Outcome.NOT_REPRODUCED),
         (0, 0, Outcome.UNDECIDED),
@@ -581,7 +696,9 @@ def test_smoothing(narrow: float, wide: float, outcome: Outcome) -> None:
     ("cheap", "exact", "slope", "outcome"),
     [
         (0.0, 0.1, 1.0, Outcome.REPRODUCED),
-        (1e-8, 0.1, 1.0, Outcome.NOT_REPRODUCED),
+        (1e-9, 0.1, 1.0, Outcome.REPRODUCED),
+        (1.1e-9, 0.1, 1.0, Outcome.NOT_REPRODUCED),
+        (0.0, 1.1e-9, 1.0, Outcome.REPRODUCED),
         (0.0, 0.0, 1.0, Outcome.NOT_REPRODUCED),
         (0.0, 0.1, 1.1, Outcome.UNDECIDED),  # a loop by a wrong L says nothing
     ],
@@ -604,6 +721,7 @@ def test_loop(cheap: float, exact: float, slope: float, outcome: Outcome) -> Non
         (("held", 0.99), 0.999, Outcome.NOT_REPRODUCED),
         (("pairs13", 0.0), 0.5, Outcome.NOT_REPRODUCED),
         (("pairs15", 0.0), 0.5, Outcome.NOT_REPRODUCED),
+        (("pairs13", 0.0), 0.1, Outcome.REPRODUCED),  # at most 10 %
         (("pairs15", 0.9), 0.5, Outcome.REPRODUCED),  # only plain gradients are spoken of
         (("held", 0.5), np.nan, Outcome.UNDECIDED),
     ],
