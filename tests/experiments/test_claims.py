@@ -205,8 +205,8 @@ def test_ranks_by_hand() -> None:
     assert ranks(np.array([1.0, 1.0, 1.0])) == ranks(np.array([5.0])) == 0
 
 
-def test_the_settings_of_figures_5_and_6_are_the_papers() -> None:
-    """Transcribed by hand; the study runs what the claims name."""
+def test_the_settings_of_figures_5_and_6() -> None:
+    """Written out, as the study of Figure 5 runs whatever the claims name."""
     assert trajectories.FIGURE5_L == {"mnist": (10, 15, 50, 100), "cifar10": (50, 100, 500, 1000)}
     assert trajectories.MOMENTA == (0, 0.25, 0.5, 0.75, 0.9, 0.99)
     mnist, cifar10 = (need.solvers for need in trajectories.FIGURE6)

@@ -179,7 +179,7 @@ def conclude(
         outcome = Outcome.UNDECIDED
         worst = min(open_, key=_room)
         sentence = f"{len(open_)} of {len(parts)} may be chance: {worst.text} ({worst.words})."
-        needed = needed_to_decide([(part.needed, part.room < 0) for part in open_], n)
+        needed = needed_to_decide([(part.needed, not part.towards) for part in open_], n)
     else:
         outcome = Outcome.REPRODUCED
         closest = min(parts, key=_room)

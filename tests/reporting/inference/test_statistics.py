@@ -58,6 +58,9 @@ def test_one_seed_has_no_deviation_and_none_has_no_mean() -> None:
 
 def test_equal_values_have_no_deviation_but_for_round_off() -> None:
     assert summarise(seeds(0.1 + 0.2, 0.3, 0.3)).std == 0
+    # Round-off is relative: tiny values are not all equal.
+    assert summarise(seeds(1e-15, 2e-15, 3e-15)).std == pytest.approx(1e-15)
+    assert paired_test(seeds(1e-15, 2e-15, 3e-15), seeds(0, 0, 0)).std == pytest.approx(1e-15)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -326,6 +329,9 @@ def test_a_stricter_level_needs_more_and_an_impossible_one_is_unknown() -> None:
     assert needed_pairs(0, 1) is None
     assert needed_pairs(1, math.nan) is None
     assert needed_pairs(1e-6, 1) is None
+    # (1.960 + 0.842)² / d² = 7.849 / d²: 99 000, and 101 000, which is more than is worth saying.
+    assert needed_pairs(math.sqrt(7.849 / 99_000), 1) == pytest.approx(99_000, rel=1e-3)
+    assert needed_pairs(math.sqrt(7.849 / 101_000), 1) is None
     assert needed_pairs(1, 0, 0.05 / 4) == 8  # 2^(1−8) ≤ 0.0125 < 2^(1−7)
 
 
