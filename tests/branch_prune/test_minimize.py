@@ -271,11 +271,16 @@ def test_rounding_does_not_make_a_schedule_too_short() -> None:
 
 
 @pytest.mark.parametrize(
-    "rhos", [[], [0.5, 0.4], [0.5, 0.5], [-0.1, 0.5], [0.0, 1.0], [0.0, math.nan]]
+    "rhos", [[], [0.5, 0.4], [-0.1, 0.5], [0.0, 1.0], [0.0, math.nan]]
 )
 def test_a_schedule_must_increase_in_the_unit_interval(rhos: list[float]) -> None:
     with pytest.raises(ValueError, match="rho_schedule"):
         minimize(shifted, slope, [(0, 1)], 1.0, rho_schedule=rhos)
+
+
+def test_a_schedule_that_stays_does_not_increase() -> None:
+    with pytest.raises(ValueError, match="must increase"):
+        minimize(shifted, slope, [(0, 1)], 1.0, eps=0.9, rho_schedule=[0.5, 0.5])
 
 
 def test_no_gap_of_zero_without_a_limit() -> None:
@@ -463,3 +468,16 @@ def test_what_contradicts_l_is_said() -> None:
     assert i != j
     assert f"samples {i} and {j} have slope 5, but L = 2" in samples.message
     assert "gradient" not in samples.message
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "words"),
+    [
+        ({"eps": 0.1}, Status.CERTIFIED, "<= eps certified after 2 evaluations"),
+        ({"max_evals": 1}, Status.MAX_EVALS, "max_evals = 1 reached with gap 0.95"),
+        ({"lipschitz": None, "eps": 1.0}, Status.ESTIMATED, "if f is Lipschitz with the estimate"),
+    ],
+)
+def test_why_a_search_ended_is_said(options: dict[str, Any], status: Status, words: str) -> None:
+    found = minimize(shifted, slope, [(0, 1)], **{"lipschitz": 1.0, "x0": [0.0], **options})
+    assert (found.status, words in found.message) == (status, True)
