@@ -270,9 +270,7 @@ def test_rounding_does_not_make_a_schedule_too_short() -> None:
         assert found.nfev == 1
 
 
-@pytest.mark.parametrize(
-    "rhos", [[], [0.5, 0.4], [-0.1, 0.5], [0.0, 1.0], [0.0, math.nan]]
-)
+@pytest.mark.parametrize("rhos", [[], [0.5, 0.4], [-0.1, 0.5], [0.0, 1.0], [0.0, math.nan]])
 def test_a_schedule_must_increase_in_the_unit_interval(rhos: list[float]) -> None:
     with pytest.raises(ValueError, match="rho_schedule"):
         minimize(shifted, slope, [(0, 1)], 1.0, rho_schedule=rhos)
