@@ -104,8 +104,8 @@ def test_a_signal_stops_all_of_them_where_they_resume(
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as parent:
         wait(lambda: len(recorded_epochs()) == 2)
         parent.kill()
-    for path in folder.glob("results/checkpoints/digits/*/*"):
-        FileLock(path / "lock").acquire(timeout=60).lock.release()
+    for path in folder.glob("results/checkpoints/.locks/*.lock"):
+        FileLock(path).acquire(timeout=60).lock.release()
     killed = recorded_epochs()
     assert len(killed) == 2
     assert all(1 <= count < epochs for count in killed.values())
