@@ -62,7 +62,6 @@ class RunValue:
     directory: Path
     epochs: int
     value: float
-    weight: float = 1.0
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -254,20 +253,22 @@ def _value(directory: Path, column: str, averaged: int = 1) -> RunValue:
     if column == "train_seconds":
         return RunValue(directory, len(rows), seconds)
     images = math.fsum(float(r["images_per_second"]) * float(r["train_seconds"]) for r in rows)
-    return RunValue(directory, len(rows), images / seconds, weight=seconds)
+    return RunValue(directory, len(rows), images / seconds)
 
 
 def _combined(column: str, values: Sequence[RunValue]) -> float:
     numbers = [value.value for value in values]
     if column.endswith("_std"):
         return statistics.stdev(numbers) if len(numbers) > 1 else math.nan
-    weights = [value.weight for value in values]
-    total = math.fsum(w * v for w, v in zip(weights, numbers, strict=True))
-    return total / math.fsum(weights)
+    if column in TIMES:  # of the fastest run
+        return min(numbers) if column == "train_seconds" else max(numbers)
+    return math.fsum(numbers) / len(numbers)
 
 
 def _how(column: str, n: int, averaged: int = 1) -> str:
     what = "standard deviation, n - 1," if column.endswith("_std") else "mean"
+    if column in TIMES:
+        what = "fastest"
     base = column.removesuffix("_std")
     if base == "train_seconds":
         of = "sum of train_seconds of timing.csv"
