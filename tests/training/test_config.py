@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from bpgrad.errors import ConfigError
 from bpgrad.training.composition import composed
-from bpgrad.training.config import CONFIG_DIR, load, solver_spec, task_class
+from bpgrad.training.config import CONFIG_DIR, load, register, solver_spec, task_class
 from bpgrad.training.identity import describe, run_name
 from bpgrad.training.signatures import _fits, check_arguments
 
@@ -145,9 +145,11 @@ def test_required_arguments_are_named() -> None:
     ],
 )
 def test_a_remembered_composition_is_that_of_hydra(overrides: list[str]) -> None:
-    load(["seed=1", *overrides])  # remembered without the seed
+    register()
+    composed(CONFIG_DIR, ["seed=1", *overrides])  # remembered without the seed
+    found = composed(CONFIG_DIR, overrides)
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        assert composed(CONFIG_DIR, overrides) == compose("config", overrides=overrides)
+        assert found == compose("config", overrides=overrides)
 
 
 def test_a_remembered_composition_is_forgotten_when_a_file_changes(tmp_path: Path) -> None:
