@@ -7,6 +7,7 @@ of its own; nothing of it is evidence, and nothing is kept. Prints the seconds o
 those of one that prints its help: what starting takes.
 """
 
+import json
 import os
 import shutil
 import statistics
@@ -41,6 +42,12 @@ def planned() -> Iterator[Config]:
 def fill(root: Path) -> int:
     """Copy the committed records under ``root`` and make the missing ones; how many there are."""
     shutil.copytree(ROOT / "results", root)
+    hashes: dict[tuple[str, int], dict[str, str]] = {}  # of the real records, by task and seed
+    for path in sorted(root.glob("runs/*/*/seed*/meta.json")):
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        seed = int(path.parent.name.removeprefix("seed").partition("-")[0])
+        of_seed = {key: meta[key] for key in meta if key.endswith("_sha256")}
+        hashes.setdefault((path.parts[-4], seed), {}).update(of_seed)
     for cfg in planned():
         there = _folder(root, cfg)
         if there.exists():
@@ -48,6 +55,9 @@ def fill(root: Path) -> int:
         alike = (_folder(root, replace(cfg, seed=seed)) for seed in range(9))
         if (donor := next((path for path in alike if path.exists()), None)) is not None:
             shutil.copytree(donor, there)
+            meta = json.loads((there / "meta.json").read_text(encoding="utf-8"))
+            meta |= hashes.get((cfg.task["name"], cfg.seed), {})
+            (there / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             settings = yaml.safe_load((there / "config.yaml").read_text(encoding="utf-8"))
             (there / "config.yaml").write_text(
                 yaml.safe_dump(settings | {"seed": cfg.seed}, sort_keys=False), encoding="utf-8"
