@@ -96,7 +96,7 @@ def test_it_is_the_mean_over_the_images_whatever_their_valid_pixels(tmp_path: Pa
     model = task.build_model(0)
     perturb(model)
     (*_, batch) = list(task.train_batches(1))[:2]
-    each = [float(task.objective(model, part)["objective"]) for part in batch.split(1)]
+    each = [task.objective(model, part)["objective"].item() for part in batch.split(1)]
     whole = task.objective(model, batch)["objective"]
     assert float(whole) == pytest.approx(sum(each), rel=1e-5)
     images = torch.stack([image for image, _ in batch.inputs])
