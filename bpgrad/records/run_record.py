@@ -65,6 +65,7 @@ class RunRecord:
         self.checkpoints = checkpoints / name
         self.replaces = replaces
         self._locks: list[FileLock] = []
+        self._made: list[Path] = []  # folders that were not there before, inner ones last
 
     @property
     def rerun(self) -> "RunRecord":
@@ -97,8 +98,10 @@ class RunRecord:
         """
         try:
             for root in {root.resolve(): root for root in self.roots}.values():
-                (root / self.name).mkdir(parents=True, exist_ok=True)
-                (root / LOCKS).mkdir(exist_ok=True)
+                for folder in (root / self.name, root / LOCKS):
+                    above = [path for path in (folder, *folder.parents) if not path.exists()]
+                    self._made += reversed(above)
+                    folder.mkdir(parents=True, exist_ok=True)
                 lock = FileLock(root / LOCKS / f"{self.name.replace('/', '-')}.lock")
                 lock.acquire(timeout=0)
                 self._locks.append(lock)
@@ -115,12 +118,15 @@ class RunRecord:
             ) from error
 
     def unlock(self) -> None:
-        """Let other processes have the run."""
+        """Let other processes have the run; no folder stays that was made for nothing."""
         while self._locks:
             lock = self._locks.pop()
             with suppress(OSError):  # while it is held: who opened it before looks again
                 os.unlink(lock.lock_file)
             lock.release()
+        while self._made:
+            with suppress(OSError):  # not empty, as usual
+                self._made.pop().rmdir()
 
     def complete(self) -> "RunRecord":
         """Take the place of the record that this one was to replace, which is removed.

@@ -335,13 +335,21 @@ def solver_spec(cfg: Config) -> SolverSpec:
     if spec.closure and spec.objective != "batch":
         raise ConfigError(f"solver.objective={spec.objective}: a closure returns the minibatch's")
     if is_plain(spec):
-        import torch  # only now: a mistyped key is refused without waiting for torch
+        settings = spec.optimizer, repr(spec.arguments)
+        if settings not in _accepted:
+            import torch  # only now: a mistyped key is refused without waiting for torch
 
-        try:
-            call(spec.optimizer, [torch.zeros(1, 1, requires_grad=True)], spec.arguments)
-        except Exception as error:  # whatever a constructor raises is about these settings
-            raise ConfigError(f"solver={name} refuses its settings: {first_line(error)}") from error
+            try:
+                call(spec.optimizer, [torch.zeros(1, 1, requires_grad=True)], spec.arguments)
+            except Exception as error:  # whatever a constructor raises is about these settings
+                refusal = f"solver={name} refuses its settings: {first_line(error)}"
+                raise ConfigError(refusal) from error
+            _accepted.add(settings)
     return spec
+
+
+# What the constructors of torch's and our classes have taken: a look at a thousand runs asks often.
+_accepted: set[tuple[Callable[..., Any], str]] = set()
 
 
 def is_plain(spec: SolverSpec) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,21 @@ def run_name(cfg: Config) -> str:
 
 def _changed(schema: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What differs from the defaults of a class; null never does."""
-    if schema in (Config, SolverSpec):
-        defaults = {f.name: f.default for f in fields(schema)}
-    else:
-        defaults = {parameter.name: parameter.default for parameter in parameters_of(schema)}
+    defaults = _defaults(schema)
     return {
         key: value
         for key, value in given.items()
-        if value is not None and _canonical(value) != _canonical(defaults.get(key, ...))
+        if value is not None and _canonical(value) != defaults.get(key, ...)
     }
+
+
+@lru_cache(maxsize=256)
+def _defaults(schema: Callable[..., Any]) -> dict[str, Any]:
+    if schema in (Config, SolverSpec):
+        pairs = ((each.name, each.default) for each in fields(schema))
+    else:
+        pairs = ((each.name, each.default) for each in parameters_of(schema))
+    return {name: _canonical(default) for name, default in pairs}
 
 
 def _canonical(value: Any) -> Any:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from bpgrad.records.run_record import RunRecord
 from bpgrad.reporting.runs import Run, look_at
 from bpgrad.training import lookup
@@ -50,7 +52,7 @@ def forecast(runs: Sequence[tuple[PlannedRun, Config]]) -> list[Step]:
     The rate is the median of the records of the same task and solver, or if there are none of the
     same task; if any, those made on the type of device that the run would take.
     """
-    rates: dict[tuple[Path, str], list[Rate]] = {}
+    rates: dict[tuple[Path, str, str], list[Rate]] = {}
     seen: set[str] = set()
     steps = []
     for run, cfg in runs:
@@ -61,11 +63,11 @@ def forecast(runs: Sequence[tuple[PlannedRun, Config]]) -> list[Step]:
             state, remark, epochs = "finished", "the same run as one above", 0
         seen.add(name)
         task, solver, _ = name.split("/")
-        if epochs and (root, task) not in rates:
-            roots = {each.resolve(): each for each in (lookup.SUITE_RECORDS, root)}
-            rates[root, task] = [rate for each in roots.values() for rate in _rates(each, task)]
-        found = _fitting(rates[root, task], solver, cfg) if epochs else []
-        whole = max((rate.images for rate in rates.get((root, task), ()) if rate.whole), default=0)
+        where = root, task, solver
+        if epochs and where not in rates:
+            rates[where] = _rates_of(*where, device=choose_device(cfg.device).type)
+        found = rates[where] if epochs else []
+        whole = max((rate.images for rate in found if rate.whole), default=0)
         images = min(whole or cfg.scale.train_examples or 0, cfg.scale.train_examples or whole)
         seconds: float | None = 0.0
         if epochs:
@@ -125,29 +127,35 @@ def _left(cfg: Config, record: RunRecord, run: Run) -> tuple[str, str, int]:
     return "resume", run.state, cfg.epochs - len(run.rows)
 
 
-def _rates(results: Path, task: str) -> Iterator[Rate]:
-    """The rates in all records of a task."""
-    for path in sorted((results / task).glob("*/seed*/timing.csv")):
+def _rates_of(root: Path, task: str, solver: str, device: str) -> list[Rate]:
+    """The rates to go by; other solvers' records are read only where its own do not say."""
+    roots = {each.resolve(): each for each in (lookup.SUITE_RECORDS, root)}
+    for pattern in (f"{task}/{solver}/seed*", f"{task}/*/seed*"):
+        every = [rate for each in roots.values() for rate in _rates(each, pattern)]
+        found = [rate for rate in every if rate.device == device] or every
+        if any(rate.whole and rate.device == device for rate in found):
+            break
+    return [rate for rate in found if rate.solver == solver] or found
+
+
+def _rates(results: Path, pattern: str) -> Iterator[Rate]:
+    """The rates in all records of a pattern."""
+    for path in sorted(results.glob(f"{pattern}/timing.csv")):
         name = path.parent.relative_to(results).as_posix()
         run = look_at(RunRecord(results, results, name), name, 0)
         rows = run.rows
         if rows.empty:
             continue
+        images = rows["images_per_second"].to_numpy() * rows["train_seconds"].to_numpy()
+        clocks = [rows[clock].to_numpy() for clock in CLOCKS if clock in rows]
         yield Rate(
             solver=name.split("/")[1],
-            images=float((rows["images_per_second"] * rows["train_seconds"]).median()),
+            images=float(np.median(images)),
             whole=run.config.get("scale", {}).get("train_examples") is None,
-            seconds=float(rows.reindex(columns=CLOCKS).sum(axis=1).median()),
+            seconds=float(np.median(np.nansum(clocks, axis=0))),
             device=run.meta["starts"][-1]["machine"]["device"],
             machine=run.machine,
         )
-
-
-def _fitting(rates: Sequence[Rate], solver: str, cfg: Config) -> list[Rate]:
-    """Of the rates of a task, those to go by."""
-    device = choose_device(cfg.device).type
-    found = [rate for rate in rates if rate.device == device] or list(rates)
-    return [rate for rate in found if rate.solver == solver] or found
 
 
 def _makespan(seconds: Sequence[float], jobs: int) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from bpgrad.errors import CheckpointError, Diverged, Interrupted, RecordError
+from bpgrad.errors import CheckpointError, DataError, Diverged, Interrupted, RecordError
 from bpgrad.records import reading
 from bpgrad.records.run_record import RunRecord
 from bpgrad.training import checkpoint
@@ -208,7 +208,6 @@ def test_a_rerun_that_cannot_start_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from bpgrad.data import digits
-    from bpgrad.errors import DataError
 
     settings = [*tiny_overrides(tmp_path), "epochs=1"]
     train(load(settings))
@@ -560,6 +559,25 @@ def test_two_runs_into_one_record_whatever_their_checkpoints(tmp_path: Path) -> 
         first.unlock()
         assert second.begin() is None
         second.unlock()
+
+
+def test_a_run_that_cannot_start_leaves_no_folder(tmp_path: Path) -> None:
+    """Its data is missing; folders of one's own, and what other runs have made, stay."""
+    own = tmp_path / "results"
+    own.mkdir()
+    settings = ["task=mnist", f"data_root={tmp_path / 'nothing'}"]
+    places = [f"results_root={own / 'runs'}", f"checkpoint_root={tmp_path / 'a' / 'checkpoints'}"]
+    with pytest.raises(DataError):
+        train(load([*settings, *places]))
+    assert list(tmp_path.rglob("*")) == [own]
+    other = RunRecord(own / "runs", tmp_path / "a" / "checkpoints", "mnist/sgd/seed0-00000000")
+    other.lock()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError):
+        train(load([*settings, *places]))
+    assert sorted(tmp_path.rglob("*")) == before
+    other.unlock()
+    assert list(tmp_path.rglob("*")) == [own]
 
 
 def test_a_finished_run_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
