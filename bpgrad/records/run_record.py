@@ -278,6 +278,11 @@ class RunRecord:
         path = self.directory / "pictures" / f"{name}.webp"
         write_atomically(path, lambda file: file.write(memory.getbuffer()))
 
+    def pictures(self) -> dict[str, bytes]:
+        """The pictures' files, by name."""
+        files = sorted((self.directory / "pictures").glob("*.webp"))
+        return {path.stem: path.read_bytes() for path in files}
+
     def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write the final metrics, what is not finite as None, as they are returned."""
         written = {

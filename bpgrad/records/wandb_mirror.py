@@ -10,6 +10,7 @@ An offline directory is published with `wandb sync <directory>/wandb/latest-run`
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shlex
 import socket
@@ -17,6 +18,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -105,17 +107,24 @@ class WandbMirror:
             _warn(f"W&B stopped mirroring this run ({reason(error)}); training goes on")
             close_service()
 
-    def finish(self, summary: Mapping[str, float], exit_code: int = 0) -> None:
+    def finish(
+        self,
+        summary: Mapping[str, float],
+        exit_code: int = 0,
+        pictures: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
         """Close the run with its final values; waits for an upload at most `FINISH_TIMEOUT_S`.
 
         Args:
             summary: Final values, shown in the dashboard's table of runs.
             exit_code: 0 marks the run finished, anything else failed.
+            pictures: Contents of picture files by their names.
         """
         run, self._run = self._run, None
         if run is None:
             return
         try:
+            log_pictures(run, pictures)
             run.summary.update(dict(summary))
             run.finish(exit_code=exit_code)
             if self._offline:
@@ -123,6 +132,17 @@ class WandbMirror:
         except Exception as error:
             _warn(f"W&B did not finish ({reason(error)}); publish with: {_publish_command(run)}")
             close_service()
+
+
+def log_pictures(run: Any, pictures: Mapping[str, bytes], step: int | None = None) -> None:
+    """Show picture files, as a task has drawn them, as pictures/<name> after all rows."""
+    if pictures:
+        import wandb
+        from PIL import Image
+
+        opened = {name: Image.open(io.BytesIO(content)) for name, content in pictures.items()}
+        row = {f"pictures/{name}": wandb.Image(picture) for name, picture in opened.items()}
+        run.log(row, step=step)
 
 
 def prepare(directory: Path) -> None:

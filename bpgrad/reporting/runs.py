@@ -103,6 +103,11 @@ class Run:
         return values.astype(np.float64)
 
     @property
+    def pictures(self) -> tuple[Path, ...]:
+        """What the task has drawn at the end, by name; most tasks draw nothing."""
+        return tuple(sorted((self.directory / "pictures").glob("*.webp")))
+
+    @property
     def devices(self) -> set[str]:
         """The types of device that any part of the run was done on."""
         return {start["machine"]["device"] for start in self.meta["starts"]}
@@ -205,6 +210,16 @@ class Comparison:
     def finished(self, solver: str) -> list[Run]:
         """The finished runs of a solver, one a seed."""
         return [run for run in self.runs if run.solver == solver and run.finished]
+
+    @property
+    def pictures(self) -> dict[str, tuple[Path, ...]]:
+        """What each solver's model does, as its run of the first seed drew it at its end."""
+        drawn = {}
+        for solver in self.solvers:
+            first = min(self.finished(solver), key=lambda run: run.seed, default=None)
+            if first is not None and first.pictures:
+                drawn[f"{solver}, seed {first.seed}"] = first.pictures
+        return drawn
 
 
 def _require_equal(what: str, one: Run, other: Run, value: str, other_value: str) -> None:

@@ -26,7 +26,9 @@ def mirrored(
         exit_code = 0
     finally:
         if mirror is not None:
-            mirror.finish(history.metrics, exit_code)
+            # A rerun has taken the old record's place.
+            pictures = (record.replaces or record).pictures() if exit_code == 0 else {}
+            mirror.finish(history.metrics, exit_code, pictures)
 
 
 def open_mirror(cfg: Config, record: RunRecord) -> WandbMirror | None:

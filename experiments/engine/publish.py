@@ -39,7 +39,7 @@ class Publication:
     """All that W&B is sent of one record, as one experiment shows it.
 
     `record` is its name, <task>/<solver>/seed<k>-<hash8>; `epochs` has the x axis "epoch",
-    `iterations` the x axis "iteration".
+    `iterations` the x axis "iteration". `pictures` are WebP files by their names.
     """
 
     record: str
@@ -51,11 +51,16 @@ class Publication:
     epochs: list[Row]
     iterations: list[Row]
     summary: dict[str, Any]
+    pictures: dict[str, bytes]
 
     @cached_property
     def sha256(self) -> str:
         """The sum over everything in it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        content = asdict(self)
+        if not self.pictures:  # the sum of what was sent before there were any
+            del content["pictures"]
+        text = json.dumps(content, sort_keys=True, default=lambda b: hashlib.sha256(b).hexdigest())
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def id(self) -> str:
@@ -99,6 +104,7 @@ def _publication(experiment: str, record: RunRecord, run: Run) -> Publication:
         epochs=_epochs(run),
         iterations=_iterations(run),
         summary=record.result() or {},
+        pictures={path.stem: path.read_bytes() for path in run.pictures},
     )
 
 
@@ -224,8 +230,10 @@ def _send(
         _define_axis(run, "epoch", publication.epochs)
         _define_axis(run, "iteration", publication.iterations, summary="none")
         # wandb passes over the steps that the server has of a run that was cut.
-        for step, row in enumerate([*publication.epochs, *publication.iterations]):
+        rows = [*publication.epochs, *publication.iterations]
+        for step, row in enumerate(rows):
             run.log(row, step=step)
+        wandb_mirror.log_pictures(run, publication.pictures, len(rows))
         run.summary.update(publication.summary | {"content_sha256": publication.sha256})
         run.finish()
     except Exception as error:

@@ -113,6 +113,8 @@ def rows(run_directory: Path) -> list[dict[str, Any]]:
     for record in records(run_directory):
         if record.WhichOneof("record_type") == "history":
             row = values(record.history.item)
+            if any(key.startswith("pictures/") for key in row):
+                continue
             assert record.history.step.num == row["_step"] == row["epoch"]
             found.append({key: row[key] for key in row if not key.startswith("_")})
     return found
@@ -252,7 +254,11 @@ resumed = mirror("offline", past_rows=ROWS)
 print("not for W&B")
 assert handlers() == before
 resumed.log(ROW_4)
-resumed.finish({}, exit_code=3)
+from PIL import Image
+import io
+drawn = io.BytesIO()
+Image.new("RGB", (4, 3), "red").save(drawn, "WEBP")
+resumed.finish({}, exit_code=3, pictures={"one": drawn.getvalue()})
 """
     done = run_script(body, tmp_path)
     first, second = run_directories(tmp_path)
@@ -264,12 +270,16 @@ resumed.finish({}, exit_code=3)
     assert first.name.startswith("offline-run-")
     assert_same_rows(rows(first), ROWS)
     assert_same_rows(rows(second), [*ROWS, ROW_4])
+    drawn = [values(r.history.item) for r in records(second) if r.HasField("history")][-1]
+    assert drawn["pictures/one/width"] == 4
+    assert (second / "files" / drawn["pictures/one/path"]).is_file()
 
     kinds: dict[str, list[Any]] = {}
     for record in [*records(first), *records(second)]:
         kind = record.WhichOneof("record_type")
         kinds.setdefault(kind, []).append(getattr(record, kind))
-    assert set(kinds) == {"header", "run", "telemetry", "metric", "summary", "history", "exit"}
+    expected = {"header", "run", "telemetry", "metric", "summary", "history", "files", "exit"}
+    assert set(kinds) == expected
     run = kinds["run"][0]
     assert (run.run_id, run.display_name, run.run_group) == (
         RUN_ID,

@@ -66,6 +66,7 @@ class _Page:
     def __init__(self, results: Path, widgets: Mapping[str, str]) -> None:
         self._results = results
         self._widgets = widgets
+        self._seen: set[tuple[Path, ...]] = set()  # pictures that are shown already
         self._ids = count(1)
         self._regions: Counter[str] = Counter()
 
@@ -184,6 +185,7 @@ class _Page:
             for comparison in section.comparisons:
                 colors = {} if one_color else {s: styles[s].color for s in comparison.solvers}
                 yield from self._results_of(section, comparison, colors)
+                yield from self._pictures_of(comparison)
         yield from self._provenance(section)
         yield "</section>"
 
@@ -210,6 +212,23 @@ class _Page:
         yield f'<ul class="notes">{items}</ul>'
         if folded:
             yield "</details>"
+
+    def _pictures_of(self, comparison: Comparison) -> Iterator[str]:
+        """What the models do, folded; of runs that several sections show, in the first."""
+        found = {
+            who: drawn for who, drawn in comparison.pictures.items() if drawn not in self._seen
+        }
+        if not found:
+            return
+        self._seen.update(found.values())
+        task = task_title(comparison.task)
+        yield f"<details><summary>{task}: pictures, by solver</summary>"
+        for who, drawn in found.items():
+            yield f"<h4>{escape(who)}</h4>"
+            for file in drawn:
+                data = self._data(os.path.relpath(file, self._results))
+                yield f'<img class="photo" src="{data}" alt="{escape(f"{who}: {file.stem}")}">'
+        yield "</details>"
 
     def _row(self, table: Grid, row: Row, color: str) -> str:
         swatch = f'<span class="swatch" style="background:{color}"></span>' if color else ""
@@ -292,13 +311,13 @@ class _Page:
         svg = file.with_suffix(".svg")
         if svg.exists() and svg.stat().st_size <= LARGEST_SVG:
             file = svg
-        if file.suffix not in (".svg", ".png") or not file.exists():
+        if file.suffix not in (".svg", ".png", ".webp") or not file.exists():
             raise RecordError(f"{file}: the report shows this picture, but it is not there")
         if file.suffix == ".svg":  # as text, a quarter smaller than base64
             text = file.read_text(encoding="utf-8").replace("\n", " ")
             return f"data:image/svg+xml,{quote(text, safe=PLAIN)}"
         data = base64.b64encode(file.read_bytes()).decode()
-        return f"data:image/png;base64,{data}"
+        return f"data:image/{file.suffix[1:]};base64,{data}"
 
 
 def _rows(tokens: Sequence[Token], k: int) -> int:

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from urllib.parse import quote
 
 from bpgrad.reporting.display.symbols import with_subscripts
 from bpgrad.reporting.display.tables import as_markdown, as_text
 from bpgrad.reporting.page.document import SIGNS, Document, JudgedClaim, Section, how_far
 from bpgrad.reporting.page.html import LONGEST, RULES, groups
+from bpgrad.reporting.runs import Comparison
 
 HEAD = "# BPGrad: results of the replication"
 TAIL = """\
@@ -84,6 +86,18 @@ def _body(section: Section) -> Iterator[str]:
         yield f"{section.caption} {links}".strip()
         table = as_markdown(section.title, section.comparisons, section.printed)
         yield table.partition("\n")[2].strip().replace("## ", "#### ")
+        for comparison in section.comparisons:
+            if comparison.pictures:
+                yield "\n".join(_folded("Pictures, by solver", _pictures(comparison)))
+
+
+def _pictures(comparison: Comparison) -> str:
+    """Of each solver's first run, by paths that a repository shows."""
+    lines = []
+    for who, drawn in comparison.pictures.items():
+        paths = [quote(Path("runs", *file.parts[-5:]).as_posix()) for file in drawn]
+        lines += [as_text(who), "\n".join(f"![{Path(path).stem}]({path})" for path in paths)]
+    return "\n\n".join(lines)
 
 
 def _fold_table(found: re.Match[str]) -> str:

@@ -1,5 +1,6 @@
 """The HTML page as text: what it holds, where it leads, and that it needs nothing else."""
 
+import base64
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -7,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from PIL import Image
 
 from bpgrad.errors import RecordError
 from bpgrad.reporting.display.style import styles_of
@@ -217,6 +219,24 @@ def test_a_large_svg_is_shown_as_png(document: Document, tmp_path: Path) -> None
     svg.write_text(svg.read_text() + "<!-- " + "x" * 1_500_000 + " -->")
     page = render(document, tmp_path)
     assert page.count('<img src="data:image/png;base64,') == 1
+
+
+def test_what_the_models_do_is_shown_once(document: Document, tmp_path: Path) -> None:
+    """Of each solver the run of the first seed, though two sections have the same runs."""
+    section = next(section for section in document.sections if section.comparisons)
+    runs = {run.seed: run for run in section.comparisons[0].runs if run.solver == "Adam"}
+    for seed, run in runs.items():
+        (run.directory / "pictures").mkdir()
+        image = Image.new("RGB", (4, 3), (seed, 0, 0))
+        image.save(run.directory / "pictures" / f"cat {seed}.webp")
+    twice = replace(document, sections=(section, section))
+    page = render(twice, tmp_path)
+    content = base64.b64encode((runs[0].directory / "pictures" / "cat 0.webp").read_bytes())
+    shown = f'<img class="photo" src="data:image/webp;base64,{content.decode()}"'
+    assert page.count(shown) == page.count('class="photo"') == 1
+    assert 'alt="Adam, seed 0: cat 0"' in page
+    folder = runs[0].directory.relative_to(tmp_path).as_posix()
+    assert f"![cat%200]({folder}/pictures/cat%200.webp)" in readme.render(twice)
 
 
 def test_the_same_report_gives_the_same_bytes(document: Document, tmp_path: Path) -> None:
