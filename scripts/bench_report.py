@@ -3,18 +3,17 @@
     python scripts/bench_report.py
 
 Every planned run that has no record gets a copy of one that differs in the seed only, in a folder
-of its own; nothing of it is evidence, and nothing is kept. Prints the seconds of each command, and
-those of one that prints its help: what starting takes.
+of its own; nothing of it is evidence, and nothing is kept. Prints the seconds of processor time of
+each command, and how many of them go into importing modules.
 """
 
 import json
 import os
+import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -69,20 +68,25 @@ def _folder(root: Path, cfg: Config) -> Path:
     return root / "runs" / runner.record_of(cfg).name
 
 
-def seconds(folder: Path, command: list[str]) -> float:
-    """Of a process, the median of some."""
+def seconds(folder: Path, command: list[str]) -> tuple[float, float]:
+    """Of a process and of its imports, the median of some."""
     taken = []
     for _ in range(REPEATS):
-        start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "experiments", *command],
+        before = os.times()
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "experiments", *command],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             check=True,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+        after = os.times()
+        spent = sum(after[2:4]) - sum(before[2:4])  # user and system time of children
+        imports = sum(int(each) for each in re.findall(r"^import time: +(\d+)", done.stderr, re.M))
+        taken.append((spent, imports / 1e6))
+    return sorted(taken)[REPEATS // 2]
 
 
 def main() -> None:
@@ -93,7 +97,9 @@ def main() -> None:
         size = sum(path.stat().st_size for path in folder.glob("results/runs/**/*.*"))
         print(f"{count} records, {size / 1e6:.1f} MB: {size / count * 1000 / 1e6:.0f} MB per 1,000")
         for command in COMMANDS:
-            print(f"{' '.join(command):18} {seconds(folder, command):6.2f} s", flush=True)
+            spent, imports = seconds(folder, command)
+            words = f"{spent:6.2f} s, {imports:.2f} of them imports"
+            print(f"{' '.join(command):18} {words}", flush=True)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,10 @@ Backward = Callable[[Array], tuple[Array, list[Array]]]
 # The net (reference §2).
 
 
-def convolution(x: Array, w: Array, b: Array, pad: int) -> tuple[Array, Backward]:
-    """Cross-correlation of (N,H,W,C) with (kh,kw,C,D)."""
+def convolution(
+    x: Array, w: Array, b: Array, pad: int, images: bool = False
+) -> tuple[Array, Backward]:
+    """Cross-correlation of (N,H,W,C) with (kh,kw,C,D); nothing needs a gradient of images."""
     kh, kw, _, depth = w.shape
     padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     patches = np.lib.stride_tricks.sliding_window_view(padded, (kh, kw), axis=(1, 2))
@@ -49,11 +51,15 @@ def convolution(x: Array, w: Array, b: Array, pad: int) -> tuple[Array, Backward
 
     def backward(dy: Array) -> tuple[Array, list[Array]]:
         flat = dy.reshape(-1, depth)
+        of_weights = [flat.sum(0), (columns.T @ flat).reshape(w.shape)]
+        if images:
+            return np.zeros(0), of_weights
         dx = np.zeros_like(padded)
+        parts = (flat @ w.reshape(-1, depth).T).reshape(*dy.shape[:3], *w.shape[:3])
         for i, j in product(range(kh), range(kw)):
-            dx[:, i : i + height, j : j + width] += dy @ w[i, j].T
+            dx[:, i : i + height, j : j + width] += parts[:, :, :, i, j]
         inside = slice(pad, -pad or None)
-        return dx[:, inside, inside], [flat.sum(0), (columns.T @ flat).reshape(w.shape)]
+        return dx[:, inside, inside], of_weights
 
     return (columns @ w.reshape(-1, depth) + b).reshape(n, height, width, depth), backward
 
@@ -115,7 +121,7 @@ def loss_and_gradients(
     """Mean cross-entropy of (N,32,32,3) images, and its gradients in the order of the weights."""
     x, tape = images, []
     for k, functions in enumerate(AFTER_CONVOLUTION):
-        x, backward = convolution(x, weights[2 * k], weights[2 * k + 1], PADDING[k])
+        x, backward = convolution(x, weights[2 * k], weights[2 * k + 1], PADDING[k], images=k == 0)
         tape.append(backward)
         for function in functions:
             x, backward = function(x)

@@ -12,13 +12,14 @@ from bpgrad.training.trainer import train
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
 
-def errors(task: str, epochs: int, data_root: Path, folder: Path) -> list[float]:
-    """Test errors in %, by epoch."""
+def error(task: str, data_root: Path, folder: Path, *overrides: str) -> float:
+    """The test error in % after an epoch."""
     cfg = load(
         [
             f"task={task}",
             "solver=bpgrad",
-            f"epochs={epochs}",
+            "epochs=1",
+            *overrides,
             f"data_root={data_root}",
             f"results_root={folder}/runs",
             f"checkpoint_root={folder}/checkpoints",
@@ -26,25 +27,24 @@ def errors(task: str, epochs: int, data_root: Path, folder: Path) -> list[float]
     )
     train(cfg)
     record = RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
-    return [row["val_top1_error"] for row in record.rows()]
+    return record.rows()[0]["val_top1_error"]
 
 
 def test_mnist(data_root: Path, tmp_path: Path) -> None:
-    """The prototype: 1.56 % after 1 epoch, 1.11 % after 3."""
-    by_epoch = errors("mnist", 3, data_root, tmp_path)
-    assert by_epoch[0] <= 1.8
-    assert by_epoch[2] <= 1.2
+    """The prototype: 1.56 %. What it reached later, the committed record shows."""
+    assert error("mnist", data_root, tmp_path) <= 1.8
 
 
 def test_cifar10(prepared_cifar10: Path, tmp_path: Path) -> None:
-    """The prototype: 40.1 % after 1 epoch. What it reached later, the committed record shows."""
-    assert errors("cifar10", 1, prepared_cifar10, tmp_path)[0] <= 42
+    """47 to 48 % of 2,000 test images, by two seeds, after 200 of an epoch's 500 steps."""
+    part = ("scale.train_examples=20000", "scale.val_examples=2000")
+    assert error("cifar10", prepared_cifar10, tmp_path, *part) <= 52
 
 
 def test_the_records_of_bpgrad_reach_it_too() -> None:
-    """29.4 % after 5 epochs of CIFAR-10, 1.11 % after 3 of MNIST, from the whole runs."""
+    """40.1 % after an epoch of CIFAR-10, 29.4 % after 5, 1.11 % after 3 of MNIST, in whole runs."""
     results = Path(__file__).parents[2] / "results"
-    for task, epoch, limit in (("cifar10", 5, 31.0), ("mnist", 3, 1.2)):
+    for task, epoch, limit in (("cifar10", 1, 42.0), ("cifar10", 5, 31.0), ("mnist", 3, 1.2)):
         cfg = load([f"task={task}", "solver=bpgrad"])
         rows = RunRecord(results / "runs", results, run_name(cfg)).rows()
         assert rows[epoch - 1]["epoch"] == epoch

@@ -2,11 +2,11 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,26 +30,50 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def train_in_two_processes(runs: list[list[str]]) -> list[list[str]]:
-    """Do the runs one after another; what each rank printed as the hashes of its weights."""
-    port = str(free_port())
-    arguments = " / ".join(" ".join(run) for run in runs).split()
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(CHILD), str(rank), "2", port, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    ended = [rank.communicate() for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], ended[0][1] + ended[1][1]
-    return [re.findall(r"^weights (\w+)$", out, flags=re.MULTILINE) for out, _ in ended]
+class Ranks:
+    """Two processes, started once, that do runs together."""
+
+    def __init__(self, folder: Path) -> None:
+        port = str(free_port())
+        self._errors = [folder / f"rank{rank}.txt" for rank in range(2)]
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, str(CHILD), str(rank), "2", port],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors[rank].open("w"),
+                text=True,
+            )
+            for rank in range(2)
+        ]
+
+    def train(self, runs: list[list[str]]) -> tuple[list[str], list[str]]:
+        """Do the runs one after another; what each rank has as the hashes of its weights."""
+        hashes: tuple[list[str], list[str]] = ([], [])
+        for run in runs:
+            for process in self.processes:
+                assert process.stdin is not None
+                print(*run, file=process.stdin, flush=True)
+            for process, found in zip(self.processes, hashes, strict=True):
+                assert process.stdout is not None
+                lines = (line.split() for line in process.stdout)
+                words = next((words for words in lines if words[:1] == ["weights"]), None)
+                assert words is not None, "".join(file.read_text() for file in self._errors)
+                found.append(words[1])
+        return hashes
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    both = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield both
+    for process in both.processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
+def test_two_processes_make_the_run_of_one(tmp_path: Path, ranks: Ranks) -> None:
     """Odd batches (33 examples; the last has one, so that a rank has none), and loss-aware solvers,
     which drift apart if a rank is told its own loss."""
     settings = ["epochs=2", "batch_size=33", "scale.train_examples=331"]
@@ -65,7 +89,7 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
         [[*tiny_overrides(tmp_path / side), *solver, *settings] for solver in solvers]
         for side in ("alone", "both")
     )
-    first, second = train_in_two_processes(both)
+    first, second = ranks.train(both)
     assert len(first) == len(solvers)
     assert first == second  # to the bit
 
@@ -124,43 +148,39 @@ def test_two_ranks_at_a_run_that_is_in_use_end_in_one_line(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_two_ranks_of_which_one_is_killed_resume_to_the_same_bits(tmp_path: Path) -> None:
+def test_two_ranks_of_which_one_is_killed_resume_to_the_same_bits(
+    tmp_path: Path, ranks: Ranks
+) -> None:
     """The other ends too, whether torchrun or the lost connection tells it first."""
-    results = []
-    for side in ("whole", "cut"):
-        overrides = [*tiny_overrides(tmp_path / side), "epochs=40", "solver=sgd"]
-        if side == "cut":
-            ranks = torchrun(*overrides)
-            assert ranks.stdout is not None
-            for line in ranks.stdout:
-                if line.startswith("epoch "):
-                    break
-            children = Path(f"/proc/{ranks.pid}/task/{ranks.pid}/children").read_text().split()
-            assert len(children) == 2
-            os.kill(int(children[1]), signal.SIGKILL)
-            _, err = ranks.communicate()
-            assert ranks.returncode != 0
-            assert len(errors(err)) <= 1
-            record = tmp_path / "cut/runs" / run_name(load(overrides))
-            assert not (record / "result.json").exists()
-        ended = torchrun(*overrides)
-        out, err = ended.communicate()
-        assert (ended.returncode, errors(err)) == (0, [])
-        assert ("resuming at epoch " in out) == (side == "cut")
-        record = tmp_path / side / "runs" / run_name(load(overrides))
-        results.append(
-            (
-                (record / "metrics.csv").read_bytes(),
-                json.loads((record / "result.json").read_text()),
-            )
-        )
-    (rows, whole), (cut_rows, cut) = results
-    assert rows == cut_rows
-    assert whole["weights_sha256"] == cut["weights_sha256"]
+    whole, cut = (
+        [*tiny_overrides(tmp_path / side), "epochs=40", "solver=sgd"] for side in ("whole", "cut")
+    )
+    started = torchrun(*cut)
+    assert started.stdout is not None
+    for line in started.stdout:
+        if line.startswith("epoch "):
+            break
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
+    _, err = started.communicate()
+    assert started.returncode != 0
+    assert len(errors(err)) <= 1
+    name = run_name(load(cut))
+    assert not (tmp_path / "cut/runs" / name / "result.json").exists()
+    assert (tmp_path / "cut/checkpoints" / name / "checkpoint.pt").exists()
+
+    (one, resumed), others = ranks.train([whole, cut])
+    assert one == resumed
+    assert others == [one, resumed]
+    rows, cut_rows = (tmp_path / side / "runs" / name / "metrics.csv" for side in ("whole", "cut"))
+    assert rows.read_bytes() == cut_rows.read_bytes()
+    starts = json.loads((cut_rows.parent / "meta.json").read_text())["starts"]
+    assert len(starts) == 2
 
 
 @pytest.mark.slow
-def test_batch_normalisation_is_over_the_whole_minibatch(tmp_path: Path) -> None:
+def test_batch_normalisation_is_over_the_whole_minibatch(tmp_path: Path, ranks: Ranks) -> None:
     """24 images in batches of 10, 10 and 4, so that the two ranks have 2 of the last each."""
     for part, images in (("train", 8), ("val", 3)):
         make_image_folder(tmp_path / "generated" / part, images=images)
@@ -179,7 +199,7 @@ def test_batch_normalisation_is_over_the_whole_minibatch(tmp_path: Path) -> None
         ]
         for side in ("alone", "both")
     )
-    first, second = train_in_two_processes(both)
+    first, second = ranks.train(both)
     assert first == second
     for overrides in alone:
         train(load(overrides))

@@ -1,4 +1,4 @@
-"""One rank of several two-process runs: RANK SIZE PORT OVERRIDES [/ OVERRIDES ...]."""
+"""One rank of two-process runs: RANK SIZE PORT; a line of overrides on stdin is a run."""
 
 import os
 import sys
@@ -13,5 +13,5 @@ if __name__ == "__main__":
     from bpgrad.training.config import load
     from bpgrad.training.trainer import train
 
-    for run in " ".join(sys.argv[4:]).split(" / "):
-        print("weights", train(load(run.split()))["weights_sha256"])
+    for run in sys.stdin:
+        print("weights", train(load(run.split()))["weights_sha256"], flush=True)
