@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
+import scipy.linalg
 import torch
 
 from bpgrad.data import cifar10
@@ -185,7 +186,8 @@ def preprocess(folder: Path, train: int, test: int) -> Preprocessed:
     z -= z.mean(1, keepdims=True)
     deviation = z.std(1, ddof=1)
     z *= (deviation.mean() / np.maximum(deviation, 40))[:, None]
-    d, basis = np.linalg.eigh(z[:50000].T @ z[:50000] / 60000)
+    upper = scipy.linalg.blas.dsyrk(1 / 60000, z[:50000].T)  # half the work of zᵀz
+    d, basis = np.linalg.eigh(upper, UPLO="U")
     root, energy = np.sqrt(np.maximum(d, 0)), np.sqrt(d.mean())
     zca = (basis * (energy / np.maximum(root, 10))) @ basis.T
     kept = np.concatenate([z[:train], z[50000 : 50000 + test]]) @ zca
