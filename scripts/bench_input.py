@@ -1,19 +1,22 @@
-"""Whether the input pipeline keeps up with the network: make bench-input.
+"""Whether the input pipeline keeps up with the network: make bench-input ARGS="task=...".
 
-Three rates, in rounds one after the other, each over the same number of minibatches:
+Of a task that streams its data: imagenette unless another is named. Three rates, in rounds one
+after the other, each over the same number of minibatches:
 
   pipeline   reading, cropping and collating alone, with 0, 1, 2, 4, ... worker processes
   model      forward, backward and torch's fused SGD on one minibatch that is there already
   both       a training as it is: the model fed by the workers
 
 Prints medians in images/s, the loss of "both" against "model" in %, how many workers the model
-needs (its rate over that of one worker), and writes them to results/bench/input.json. Without a GPU
-the workers and the model share the cores.
+needs (its rate over that of one worker), the memory that training took at the most (the GPU's, or
+this process's), with --evaluate the seconds of a pass over the test images, and writes all of it to
+results/bench/input-<task>.json. Without a GPU the workers and the model share the cores.
 """
 
 import argparse
 import json
 import math
+import resource
 import statistics
 import time
 from itertools import islice
@@ -26,8 +29,7 @@ from torch import nn
 from bpgrad.errors import ConfigError
 from bpgrad.records.files import write_text
 from bpgrad.records.provenance import describe_start
-from bpgrad.tasks.imagenet import ImageNet
-from bpgrad.tasks.task import Batch
+from bpgrad.tasks.task import Batch, Task
 from bpgrad.training.cli import run_command
 from bpgrad.training.config import Config, load, task_class, task_options
 from bpgrad.training.numerics import configure_torch, context_of, cores
@@ -37,9 +39,9 @@ from bpgrad.world import World, choose_device
 class Stepper:
     """Trains a model on minibatches as they come."""
 
-    def __init__(self, task: ImageNet, cfg: Config) -> None:
+    def __init__(self, task: Task, cfg: Config) -> None:
         self.task, self.bf16 = task, cfg.precision == "bf16"
-        self.device = task.world.device
+        self.device = choose_device(cfg.device)
         self.model: nn.Module = task.build_model(0)
         self.optimizer = torch.optim.SGD(self.model.parameters(), 1e-4, momentum=0.9, fused=True)
 
@@ -55,18 +57,29 @@ class Stepper:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
+    def peak_memory(self) -> int:
+        """The most bytes at a time: the GPU's, or else this process's (Linux counts in KiB)."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-def bench(overrides: list[str], batches: int, rounds: int, workers: list[int]) -> dict[str, Any]:
-    """Rates in images/s, medians over the rounds, by what is measured and number of workers."""
+
+def bench(
+    overrides: list[str], batches: int, rounds: int, workers: list[int], evaluate: bool = False
+) -> dict[str, Any]:
+    """Rates in images/s, medians over the rounds, by what is measured and number of workers.
+
+    Raises ConfigError for a task that does not stream its data.
+    """
     cfg = load(["solver=sgd", *overrides])
     world = World(choose_device(cfg.device))
     configure_torch(cfg, world.device)
-    if not issubclass(task_class(cfg), ImageNet):
-        raise ConfigError(f"task={cfg.task['name']}: bench_input is of imagenet and imagenette")
-    tasks = {}
+    tasks: dict[int, Task] = {}
     for count in workers:
         cfg.workers = count
         tasks[count] = task_class(cfg)(context_of(cfg, world), **task_options(cfg))
+        if tasks[count].preprocessed():
+            raise ConfigError(f"task={cfg.task['name']} holds its data in memory: nothing is read")
     step = Stepper(tasks[workers[0]], cfg)
     rates: dict[str, list[float]] = {}
 
@@ -87,6 +100,12 @@ def bench(overrides: list[str], batches: int, rounds: int, workers: list[int]) -
             feeds = (fed(task, epoch, batches) for _ in range(2))
             timed(f"pipeline, {count} workers", next(feeds), lambda batch: None)
             timed(f"both, {count} workers", next(feeds), step)
+    memory = step.peak_memory()
+    begin = time.perf_counter()
+    if evaluate:
+        tasks[workers[-1]].evaluate(step.model, 1)
+        step.wait()
+    took = time.perf_counter() - begin
     found = {name: round(statistics.median(values), 1) for name, values in rates.items()}
     a_worker = found[f"pipeline, {1 if 1 in workers else workers[0]} workers"]
     return {
@@ -98,10 +117,12 @@ def bench(overrides: list[str], batches: int, rounds: int, workers: list[int]) -
             for count in workers
         },
         "workers_that_the_model_needs": math.ceil(found["model"] / a_worker),
+        "peak_memory_mib": round(memory / 2**20),
+        **({"evaluation_seconds": round(took, 1)} if evaluate else {}),
     }
 
 
-def fed(task: ImageNet, epoch: int, batches: int) -> Any:
+def fed(task: Task, epoch: int, batches: int) -> Any:
     """The first minibatches of an epoch; the first of all, which starts workers, is not timed."""
     found = iter(task.train_batches(epoch))
     next(found)
@@ -115,18 +136,25 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=8, help="minibatches a round and rate")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", help="default: 0, 1, 2, 4, ... cores - 1")
-    parser.add_argument("--output", type=Path, default=Path("results/bench/input.json"))
+    parser.add_argument("--evaluate", action="store_true", help="time a pass over the test images")
+    parser.add_argument("--output", type=Path, help="default: results/bench/input-<task>.json")
     options = parser.parse_args()
     doubled = [0, *(2**k for k in range(8) if 2**k < cores())]
     overrides = ["task=imagenette", *options.overrides]
-    found = bench(overrides, options.batches, options.rounds, options.workers or doubled)
+    workers = options.workers or doubled
+    found = bench(overrides, options.batches, options.rounds, workers, options.evaluate)
     for name, rate in found["images_per_second"].items():
         print(f"{name:<22} {rate:>9.1f} images/s")
     for name, loss in found["loss_percent"].items():
         print(f"loss with {name:<12} {loss:>9.1f} %")
     print(f"workers needed         {found['workers_that_the_model_needs']:>9}")
+    print(f"memory at the most     {found['peak_memory_mib']:>9} MiB")
+    if options.evaluate:
+        print(f"a pass over the tests  {found['evaluation_seconds']:>9.1f} s")
     start = describe_start(device=choose_device("auto"), world_size=1, epoch=1, iteration=0)
-    write_text(options.output, json.dumps(found | {"with": overrides, "start": start}, indent=1))
+    task = load(["solver=sgd", *overrides]).task["name"]
+    output = options.output or Path(f"results/bench/input-{task}.json")
+    write_text(output, json.dumps(found | {"with": overrides, "start": start}, indent=1))
 
 
 if __name__ == "__main__":
