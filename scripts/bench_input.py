@@ -78,7 +78,7 @@ def bench(
     for count in workers:
         cfg.workers = count
         tasks[count] = task_class(cfg)(context_of(cfg, world), **task_options(cfg))
-        if tasks[count].preprocessed():
+        if tasks[count].static_shapes:
             raise ConfigError(f"task={cfg.task['name']} holds its data in memory: nothing is read")
     step = Stepper(tasks[workers[0]], cfg)
     rates: dict[str, list[float]] = {}

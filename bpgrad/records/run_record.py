@@ -98,13 +98,7 @@ class RunRecord:
         """
         try:
             for root in {root.resolve(): root for root in self.roots}.values():
-                for folder in (root / self.name, root / LOCKS):
-                    above = [path for path in (folder, *folder.parents) if not path.exists()]
-                    self._made += reversed(above)
-                    folder.mkdir(parents=True, exist_ok=True)
-                lock = FileLock(root / LOCKS / f"{self.name.replace('/', '-')}.lock")
-                lock.acquire(timeout=0)
-                self._locks.append(lock)
+                self._claim(root)
         except Timeout as error:
             self.unlock()
             raise RecordError(
@@ -116,6 +110,23 @@ class RunRecord:
                 f"cannot write {error.filename or self.directory}: {error.strerror}; set "
                 "results_root and checkpoint_root to folders you can write"
             ) from error
+
+    def _claim(self, root: Path, attempts: int = 10) -> None:
+        """Lock the run in a root; `unlock` of another process may just remove an empty folder."""
+        for folder in (root / self.name, root / LOCKS):
+            self._made += (
+                path for path in (*reversed(folder.parents), folder) if not path.exists()
+            )
+        lock = FileLock(root / LOCKS / f"{self.name.replace('/', '-')}.lock")
+        try:
+            for folder in (root / self.name, root / LOCKS):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except FileNotFoundError:
+            if attempts == 1:
+                raise
+            return self._claim(root, attempts - 1)
+        self._locks.append(lock)
 
     def unlock(self) -> None:
         """Let other processes have the run; no folder stays that was made for nothing."""

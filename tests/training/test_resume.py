@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -246,11 +247,8 @@ def test_a_cut_rerun_leaves_the_old_record_and_resumes(
     after = files(tmp_path / "runs" / name)
     assert after["meta.json"] != before["meta.json"]
     assert after["metrics.csv"] == before["metrics.csv"]
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [".locks", "digits"]
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
-        ".locks",
-        "digits",
-    ]
+    for root in ("runs", "checkpoints"):
+        assert [path.name for path in (tmp_path / root).iterdir()] == ["digits"]
 
 
 def test_a_rerun_whose_own_files_are_damaged_begins_again(
@@ -578,6 +576,26 @@ def test_a_run_that_cannot_start_leaves_no_folder(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
     other.unlock()
     assert list(tmp_path.rglob("*")) == [own]
+
+
+def test_a_folder_that_another_process_removes_while_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = RunRecord(tmp_path / "runs", tmp_path / "checkpoints", "digits/sgd/seed0-00000000")
+    mkdir, removed = Path.mkdir, []
+
+    def removed_at_once(path: Path, *arguments: Any, **options: Any) -> None:
+        mkdir(path, *arguments, **options)
+        if path.name == ".locks" and len(removed) < 3:
+            path.rmdir()
+            removed.append(path)
+
+    monkeypatch.setattr(Path, "mkdir", removed_at_once)
+    record.lock()
+    assert len(removed) == 3
+    assert len(list(tmp_path.glob("*/.locks/*.lock"))) == 2
+    record.unlock()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_finished_run_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
