@@ -124,12 +124,12 @@ class Iterations:
 
     def _iterate(self, batch: Batch, k: int | None) -> Tensor:
         """A step of the solver on a minibatch, the epoch's k-th; the row of the series."""
-        seen = self._gradients(batch)
         try:
+            seen = self._gradients(batch)
             self.solver.step(seen[0], batch.size, lambda: self._gradients(batch)[0])
         except SolverError:
             if k is not None:
-                self.series[k, 0] = seen[0]
+                self.series[k, 0] = self.solver.objective
             raise
         return torch.cat([seen, *self.solver.scalars()])
 

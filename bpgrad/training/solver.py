@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,9 @@ class Solver:
     """An optimizer with what its class wants beside gradients: loss, closure, modes, groups.
 
     `optimizers` are several where a group of parameters has an optimizer of its own. `evaluations`
-    counts gradients: one an iteration, and one for every call of a closure. `unsaved` says why a
-    run cannot be resumed, `remarks` what a user should know; both are empty for the usual solver.
+    counts gradients: one an iteration, and one for every call of a closure; `objective` is the
+    latest that was differentiated. `unsaved` says why a run cannot be resumed, `remarks` what a
+    user should know; both are empty for the usual solver.
 
     Raises ConfigError if the optimizer cannot be made of these settings.
     """
@@ -91,6 +92,7 @@ class Solver:
         self.feedback = LossFeedback(spec.objective, self, self.device)
         self.scalar_names = [name for name in SCALARS if self.scalar(name) is not None]
         self.training: bool | None = None
+        self.objective = torch.zeros(())  # of the latest backward pass
         self.evaluations = 0
         self.unsaved = ""
         self.remarks: list[str] = []
@@ -223,7 +225,10 @@ class Solver:
 
     def backward(self, objective: Tensor) -> None:
         """Add the objective's gradients to those of the parameters."""
-        objective.backward(create_graph=self.spec.create_graph)
+        self.objective = objective.detach()
+        # An optimizer that has the model may have hung its steps into the backward pass.
+        with self._named("backward") if self.spec.parameters == "model" else nullcontext():
+            objective.backward(create_graph=self.spec.create_graph)
         self.matrices.take_gradients()
 
     def step(self, objective: Tensor, examples: int, evaluate: Callable[[], Tensor]) -> None:

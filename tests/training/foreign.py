@@ -57,6 +57,20 @@ class OfModel(SGD):
         super().__init__(model.parameters(), lr=lr)
 
 
+class Hooked(OfModel):
+    """Steps in the backward pass, as LOMO does, which fails in the end."""
+
+    def __init__(self, model: torch.nn.Module, lr=0.1, count=5):
+        super().__init__(model, lr)
+        self.count = count
+        next(model.parameters()).register_hook(self.fail)
+
+    def fail(self, grad):
+        self.count -= 1
+        if self.count < 0:
+            raise ArithmeticError("no more")
+
+
 class Averaged(Optimizer):
     """Steps at one point, is judged at another; keeps its mode where no checkpoint looks."""
 

@@ -375,6 +375,14 @@ def test_what_step_raises_is_one_line_with_name_and_place(
     assert "mine: Failing fails in step: ArithmeticError: no more (at epoch " in str(failed.value)
 
 
+def test_what_a_hook_of_the_backward_pass_raises_is_one_line(tiny: Tiny) -> None:
+    text = "{optimizer: Hooked, parameters: model, count: 20}"
+    with pytest.raises(
+        SolverError, match=r"^digits/mine/.*mine: Hooked fails in backward: Ar.*at e"
+    ):
+        train(tiny(solver_of(text), "epochs=40", "batch_size=64"))
+
+
 def test_an_error_at_weights_that_are_nan_is_a_divergence(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
