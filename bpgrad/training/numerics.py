@@ -34,6 +34,7 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
         raise ConfigError(
             f"threads={cfg.threads}: far more than the {cores()} cores here; leave it out for all"
         )
+    torch.set_grad_enabled(True)  # foreign code of a run before this one may have left it off
     torch.set_num_threads(cfg.threads or ALL_THREADS)
     _keep_freed_memory()
     # Weight decay shrinks the weights of dead units without end. Below 1.2e-38 a product costs some

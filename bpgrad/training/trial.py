@@ -107,6 +107,7 @@ def _alternatives(spec: SolverSpec) -> Iterator[tuple[str, SolverSpec]]:
         yield text, replace(spec, groups=(GroupRule({}, ndim), adam))
 
 
+@torch.enable_grad()  # some foreign code that fails leaves gradients switched off
 def _trial(
     spec: SolverSpec,
     model: nn.Module,

@@ -71,6 +71,14 @@ class Hooked(OfModel):
             raise ArithmeticError("no more")
 
 
+class Careless(SGD):
+    """Fails where it has switched gradients off."""
+
+    def step(self, closure=None):
+        torch.set_grad_enabled(False)
+        raise ArithmeticError("no more")
+
+
 class Averaged(Optimizer):
     """Steps at one point, is judged at another; keeps its mode where no checkpoint looks."""
 

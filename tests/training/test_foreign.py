@@ -375,6 +375,15 @@ def test_what_step_raises_is_one_line_with_name_and_place(
     assert "mine: Failing fails in step: ArithmeticError: no more (at epoch " in str(failed.value)
 
 
+def test_gradients_that_were_left_switched_off_are_on_again(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match="Careless fails in step: ArithmeticError: no more"):
+        train(tiny(solver_of("{optimizer: Careless, lr: 0.1}"), "epochs=1"))
+    assert torch.is_grad_enabled()
+    torch.set_grad_enabled(False)
+    assert train(tiny("solver=sgd", "epochs=1"))["epochs"] == 1
+    assert torch.is_grad_enabled()
+
+
 def test_what_a_hook_of_the_backward_pass_raises_is_one_line(tiny: Tiny) -> None:
     text = "{optimizer: Hooked, parameters: model, count: 20}"
     with pytest.raises(
