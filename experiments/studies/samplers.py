@@ -95,16 +95,17 @@ def evidence(folder: Path) -> dict[str, pd.DataFrame]:
     """Table "samplers": median evaluations to 99 %, of Algorithm 1 and of AdaLIPO, by function.
 
     An evaluation of the gradient counts as one of the function. Runs that never got there count
-    with the limit. Table "gradients", where that is recorded: the same with gradients
-    and without (Algorithm 1), to each accuracy, by family of functions.
+    with the limit. Table "gradients": the same with gradients and without (Algorithm 1), to each
+    accuracy, by family of functions; once all runs without are there, as a part decides nothing.
     """
     found = pd.read_csv(folder / FOUND)
     medians = _medians(found)
     columns = {"gradient": medians[comparison.GRADIENT], "uniform": medians[comparison.UNIFORM]}
     tables = {"samplers": pd.DataFrame(columns).rename_axis("function").reset_index()}
     if (folder / WITHOUT).exists():
-        ours = found[found["method"] == comparison.GRADIENT]
-        tables["gradients"] = with_and_without(ours, pd.read_csv(folder / WITHOUT))
+        ours, without = found[found["method"] == comparison.GRADIENT], pd.read_csv(folder / WITHOUT)
+        if len(without.merge(ours, on=["function", "seed"])) == len(ours):
+            tables["gradients"] = with_and_without(ours, without)
     return tables
 
 

@@ -69,7 +69,7 @@ class Check:
     `weak` whether equality is enough (it then also holds if no seed at all speaks against it).
     `column` names the checks that Holm corrects together, against the claim. `choices` is from how
     many rivals one was chosen by its result, which is paid for in the claim's favour too.
-    `superior` marks what says that BPGrad is better than something else.
+    `superior` marks what says that one is better than another, not alike or a concession.
     """
 
     text: str
@@ -146,10 +146,11 @@ def conclude(
     parts: Sequence[Part],
     missing: Collection[int] = (),
     *,
+    planned: Collection[int] = (),
     grade: Grade | None = None,
     over_seeds: bool = True,
 ) -> Verdict:
-    """The verdict on a claim that all parts hold; `missing` are planned seeds not finished.
+    """The verdict on a claim that all parts hold; `missing` are `planned` seeds not finished.
 
     While one is missing nothing is decided: stopping early on a favourable p is refused. `grade`
     replaces that of the parts. `over_seeds` is whether n counts seeds, of which few are said to be
@@ -170,7 +171,7 @@ def conclude(
         listed = ", ".join(map(str, sorted(missing)))
         outcome = Outcome.UNDECIDED
         sentence = f"Seeds {listed} are missing; so far {leaning} checks point the claim's way."
-        needed = n + len(missing), n + len(missing)
+        needed = len(planned), len(planned)
     elif failing:
         outcome = Outcome.NOT_REPRODUCED
         worst = min(failing, key=_room)
@@ -261,6 +262,8 @@ def _part(check: Check, against: PairedTest) -> Part:
     if check.weak and test.n >= MIN_SEEDS:
         differences = [check.left[s] - check.right[s] for s in check.left if s in check.right]
         shown = shown or all(check.low <= d <= check.high for d in differences)
+    # What it needs at the level that it is held against: on the claim's side its own, else Holm's.
+    held_at = 2 * ALPHA if check.alike else ALPHA / check.choices  # one-sided, of a two-sided power
     return Part(
         check.text,
         True if shown else False if against.significant else None,
@@ -269,7 +272,7 @@ def _part(check: Check, against: PairedTest) -> Part:
         f"{_words(check.scale, room)}, n = {test.n}",
         test.n,
         tuple(numbers),
-        test.needed,
+        (replace(test, level=held_at) if room > 0 else against).needed,
     )
 
 

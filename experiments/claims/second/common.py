@@ -118,7 +118,7 @@ def beats_each(
 
 def concluded(checks: Sequence[Check], planned: Sequence[int]) -> Verdict:
     """The verdict on a claim that all checks over seeds hold."""
-    return conclude(assess(checks, planned), missing_seeds(checks, planned))
+    return conclude(assess(checks, planned), missing_seeds(checks, planned), planned=planned)
 
 
 def constant(like: Mapping[int, float], value: float) -> dict[int, float]:

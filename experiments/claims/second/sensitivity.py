@@ -26,28 +26,36 @@ Sweep = dict[int, tuple[np.ndarray, np.ndarray]]
 
 
 def sweeps(evidence: Evidence) -> dict[str, Sweep]:
-    """The errors over the settings, of every solver with BPGrad's range in five settings."""
+    """The errors over the settings, of every solver with BPGrad's range in five settings.
+
+    One of which no seed has ended in all settings is there too, and empty: it is waited for.
+    """
     comparison = evidence.comparisons.get((SENSITIVITY, TASK))
     labels: dict[str, dict[float, str]] = {}
     for label in comparison.solvers if comparison else ():
         setting = float(label.rpartition(" = ")[2])
         labels.setdefault(label.partition(", ")[0], {})[setting] = label
     found: dict[str, Sweep] = {}
-    for solver, by_setting in labels.items():
+    for solver in _with_our_range(labels):
+        by_setting = labels[solver]
         settings = sorted(by_setting)
         runs = Runs(SENSITIVITY, TASK, tuple(by_setting[value] for value in settings))
         columns = counted(evidence, runs, mean_of_last("val_top1_error"), GUESSING[TASK])
         seeds = set.intersection(*(set(column) for column in columns.values()))
-        if len(settings) == SETTINGS:
-            found[solver] = {
-                seed: (np.log10(settings), np.array([c[seed] for c in columns.values()]))
-                for seed in sorted(seeds)
-            }
-    widths = {s: np.ptp(next(iter(each.values()))[0]) for s, each in found.items() if each}
-    if OURS not in widths:
-        return {}
-    allowed = SAME_RANGE * widths[OURS]
-    return {s: found[s] for s, w in widths.items() if abs(w - widths[OURS]) <= allowed}
+        found[solver] = {
+            seed: (np.log10(settings), np.array([c[seed] for c in columns.values()]))
+            for seed in sorted(seeds)
+        }
+    return found
+
+
+def _with_our_range(labels: Mapping[str, Mapping[float, str]]) -> list[str]:
+    """The solvers with five settings over as many decades as BPGrad's; none if it has not five."""
+    widths = {
+        s: np.ptp(np.log10(list(each))) for s, each in labels.items() if len(each) == SETTINGS
+    }
+    ours = widths.get(OURS, math.nan)
+    return [solver for solver, width in widths.items() if abs(width - ours) <= SAME_RANGE * ours]
 
 
 def sides(settings: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
@@ -114,10 +122,13 @@ def _judge(evidence: Evidence, make: Callable[[dict[str, Sweep]], tuple[list[Che
     found = sweeps(evidence)
     if len(found) < 2:
         return not_run(f"{SENSITIVITY} on {TASK}: five settings of BPGrad and of other solvers")
+    if unseen := [solver for solver, each in found.items() if not each]:
+        return not_run(f"{SENSITIVITY} on {TASK}: all settings of {', '.join(unseen)}")
     planned = evidence.seeds[SENSITIVITY]
     checks, numbers = make(found)
     lacking = {seed for each in found.values() for seed in planned if seed not in each}
-    verdict = conclude(assess(checks, planned), missing_seeds(checks, planned) | lacking)
+    missing = missing_seeds(checks, planned) | lacking
+    verdict = conclude(assess(checks, planned), missing, planned=planned)
     return replace(verdict, numbers=(*verdict.numbers, *numbers))
 
 

@@ -13,7 +13,7 @@ from bpgrad.reporting.inference.graded import (
     grade_of,
     missing_seeds,
 )
-from bpgrad.reporting.inference.statistics import paired_test, welch
+from bpgrad.reporting.inference.statistics import needed_range, paired_test, welch
 from bpgrad.reporting.inference.verdicts import Outcome, Verdict
 
 POINTS, FACTOR = Scale("points", 2.0), Scale("", math.log(1.5), logarithmic=True)
@@ -37,7 +37,8 @@ def check(
 
 
 def judged(*checks: Check, planned: int = 3) -> Verdict:
-    return conclude(assess(checks, range(planned)), missing_seeds(checks, range(planned)))
+    seeds = range(planned)
+    return conclude(assess(checks, seeds), missing_seeds(checks, seeds), planned=seeds)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,9 @@ def test_nothing_is_decided_while_a_planned_seed_is_missing() -> None:
     assert verdict.sentence == "Seeds 4, 5 are missing; so far 1 of 1 checks point the claim's way."
     half = check(good.left, {0: 2.0, 1: 2.2}, "loss")
     assert missing_seeds([good, half], range(4)) == {2, 3}
+    # One check lacks seed 0 and the other seed 3: still four seeds are planned, not five.
+    apart = check({1: 1.1, 2: 1.2, 3: 1.3}, good.right), check(good.left, {0: 2.0, 1: 2.2, 2: 2.1})
+    assert (judged(*apart, planned=4).n, judged(*apart, planned=4).needed) == (3, (4, 4))
     beyond = check(good.left | {9: 50.0}, good.right | {9: 0.0})
     assert judged(beyond, planned=4) == judged(good, planned=4)
 
@@ -211,6 +215,27 @@ def test_what_an_open_claim_needs() -> None:
     assert conclude([part(0.5, (9, 20)), part(0.2, (15, 30))]).needed == (15, 30)
     assert conclude([part(-0.5, (9, 20)), part(-0.2, (15, 30))]).needed == (9, 20)
     assert conclude([part(0.5, (9, 20)), part(-0.2, (15, 30))]).needed == (15, 30)
+
+
+@pytest.mark.parametrize(
+    ("more", "mean", "level"),
+    [
+        ({"high": 2.5}, 0.5, 0.05),
+        ({"high": 2.5, "choices": 5}, 0.5, 0.01),
+        ({"low": -math.inf, "high": 2.5, "alike": True}, 0.5, 0.1),  # one-sided at 5 %
+        ({"low": -9.0, "high": 2.5, "alike": True}, 0.5, 0.1),
+        ({"high": 1.5}, 0.5, 0.05),
+        ({"high": 1.5, "choices": 5}, 0.5, 0.05),  # against the claim nothing was chosen
+        ({"high": 1.5, "alike": True}, 0.5, 0.05),
+    ],
+)
+def test_what_a_check_needs_at_its_level(more: dict[str, float], mean: float, level: float) -> None:
+    """Differences 1, 2, 3 deviate by 1, and lie half a unit within the limit, or beyond it."""
+    (part,) = assess([check(ONE_TWO_THREE, ZERO, **more)], range(3))
+    assert (part.holds, part.needed) == (None, needed_range(mean, 1.0, 3, level))
+    pair = assess([check(ONE_TWO_THREE, ZERO, high=h) for h in (1.5, 1.4)], range(3))
+    # Holm's first step of two is at 2.5 %, the second at 5 %.
+    assert [p.needed for p in pair] == [needed_range(0.5, 1, 3), needed_range(0.6, 1, 3, 0.025)]
 
 
 def test_the_numbers_are_those_of_the_tests() -> None:
