@@ -246,7 +246,7 @@ def _part(check: Check, against: PairedTest) -> Part:
         shown, level, interval = found.holds, "90 %", (found.low, found.high)
         beside = {"p of the one-sided tests (TOST)": found.p}
     else:
-        p = min(1.0, check.choices * test.p)
+        p = min(check.choices * test.p, 1.0)  # NaN if that is
         shown = test.n >= MIN_SEEDS and room > 0 and p <= ALPHA
         level, interval = "95 %", (plain.low, plain.high)
         unpaired = welch(check.left, _shifted(check.right, _limit(check)))

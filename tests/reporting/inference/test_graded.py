@@ -256,6 +256,14 @@ def test_the_numbers_are_those_of_the_tests() -> None:
     )
 
 
+@pytest.mark.parametrize("more", [{}, {"choices": 5}, {"alike": True, "low": -9.0, "high": 9.0}])
+def test_one_seed_has_no_p(more: dict[str, float]) -> None:
+    """It is left out, not 1."""
+    (part,) = assess([check(seeds(1), seeds(3), **more)], range(1))
+    assert [number.value for number in part.numbers] == [1, 3, -2]
+    assert (part.holds, part.n, part.needed) == (None, 1, None)
+
+
 def test_what_is_seen_needs_no_test() -> None:
     for room, weak, holds in (
         (0.1, False, True),
