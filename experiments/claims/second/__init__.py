@@ -1,4 +1,7 @@
-"""The second rules (docs/claims.md): how C1 to C21 are judged on the seeds unseen before them."""
+"""The second rules (docs/claims.md): how C1 to C21 are judged on the seeds unseen before them.
+
+Where their words leave a choice, docs/readings.md says what is taken.
+"""
 
 from dataclasses import replace
 
