@@ -1022,6 +1022,28 @@ def test_the_numbers_and_misses_of_a_sweep() -> None:
     assert narrow.grade.miss == pytest.approx(0.5, rel=1e-3)  # type: ignore[union-attr]
 
 
+def test_a_side_is_that_of_the_seeds_which_have_it() -> None:
+    """C9: at the first setting the best has nothing below it, on three seeds of five."""
+    found = sweep(lambda away: np.array([20.0, 21.0, 24.0, 30.0, 40.0]))
+    first, second = (f"BPGrad, lr = {10.0**x:.4g}" for x in GRID[:2])
+    for each in found.comparisons[PLACE].runs:
+        if each.solver in (first, second):
+            each.rows["val_top1_error"] = 20.0 if each.solver == first else 21.0
+        if each.solver == second and each.seed > 3:
+            each.rows["val_top1_error"] = 19.0
+    sides = {
+        n.name: (n.value, n.n) for n in judge("C9", found).numbers if "BPGrad: points" in n.name
+    }
+    value, n = sides["BPGrad: points per decade below the best"]
+    assert (value, n) == (pytest.approx(2, rel=1e-3), 2)  # 1 point in half a decade
+    assert sides["BPGrad: points per decade above the best"][1] == 5
+    for each in found.comparisons[PLACE].runs:
+        if each.solver == second:
+            each.rows["val_top1_error"] = 21.0
+    names = [number.name for number in judge("C9", found).numbers]
+    assert "BPGrad: points per decade below the best" not in names
+
+
 def test_one_rival_is_enough_and_none_is_not() -> None:
     for kept, outcome in ((("BPGrad", "SGD"), R), (("BPGrad",), W), (("SGD", "Adam"), W)):
         found = sweep(lambda away: 20 + 2 * away)

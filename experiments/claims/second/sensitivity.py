@@ -110,10 +110,12 @@ def _median_of_others(values: Mapping[str, Mapping[int, float]]) -> dict[int, fl
 
 
 def _means(values: Mapping[str, Mapping[int, float]], what: str) -> list[Number]:
+    """The means over the seeds that have a value: not each has both sides."""
+    known = {s: [v for v in column.values() if not math.isnan(v)] for s, column in values.items()}
     return [
-        Number(f"{solver}: {what}", float(np.mean(list(column.values()))), len(column))
-        for solver, column in values.items()
-        if column
+        Number(f"{solver}: {what}", float(np.mean(each)), len(each))
+        for solver, each in known.items()
+        if each
     ]
 
 
