@@ -118,10 +118,10 @@ def test_what_is_registered_stays() -> None:
     assert hashlib.sha256(page).hexdigest() == registered
 
 
-def test_every_claim_has_a_second_rule_and_the_last_five_a_reduced_one() -> None:
+def test_every_claim_has_a_second_rule_and_the_last_five_and_the_first_a_reduced_one() -> None:
     assert all(claim.second is not None for claim in CLAIMS)
     reduced = [claim.id for claim in CLAIMS if claim.reduced is not None]
-    assert reduced == ["C16", "C17", "C18", "C19", "C20"]
+    assert reduced == ["C1", "C16", "C17", "C18", "C19", "C20"]
     for name in reduced:
         assert rule(name, reduced=True).text.startswith("reduced: ")
         found = judge(name, Evidence(), reduced=True)
@@ -617,8 +617,14 @@ def test_superiority_alone_counts_for_the_composite() -> None:
     assert verdict.outcome == W
     assert (verdict.grade.held, verdict.grade.checks) == (5, 10)  # type: ignore[union-attr]
     assert "C12" not in verdict.sentence
+    # At the reduced scale C16 to C20 are other runs, and there are none.
+    small = judge("C1", best, reduced=True)
+    assert (small.outcome, small.grade.held) == (W, 5)  # type: ignore[union-attr]
+    assert "table1-reduced" in small.needs
+    assert "table1-reduced" not in verdict.needs
     lost = diverge(best, MNIST, BPGRAD, 1, 2, 3, 4, 5)
     assert judge("C1", lost).outcome == N
+    assert judge("C1", lost, reduced=True).outcome == N
 
 
 # Theory and trajectories.

@@ -11,13 +11,14 @@ from experiments.claims.second.common import concluded
 from experiments.engine.claim import Evidence, Rule, waiting_for
 
 OVER_SEEDS = recognition.CHECKS | voc.CHECKS  # C10 to C20
+AT_REDUCED_SCALE = recognition.REDUCED_CHECKS | voc.REDUCED_CHECKS  # C16 to C20
 CONCESSIONS = ("C12",)  # nothing in them says that BPGrad is better
 
 
-def c1(evidence: Evidence) -> Verdict:
+def _c1(evidence: Evidence, *, reduced: bool = False) -> Verdict:
     """The parts of C10 to C20 that say that BPGrad is better; concessions do not count."""
     parts = []
-    for name, (_, needs, checks) in OVER_SEEDS.items():
+    for name, (_, needs, checks) in (OVER_SEEDS | (AT_REDUCED_SCALE if reduced else {})).items():
         if name in CONCESSIONS:
             continue
         if missing := waiting_for(evidence, needs):
@@ -33,8 +34,7 @@ def c1(evidence: Evidence) -> Verdict:
 
 
 def _over_seeds(name: str, *, reduced: bool = False) -> Rule:
-    every = recognition.REDUCED_CHECKS | voc.REDUCED_CHECKS if reduced else OVER_SEEDS
-    text, needs, checks = every[name]
+    text, needs, checks = (AT_REDUCED_SCALE if reduced else OVER_SEEDS)[name]
     return Rule(
         text, needs, lambda found: concluded(checks(found), found.seeds[needs[0].experiment])
     )
@@ -44,7 +44,7 @@ RULES = {
     "C1": Rule(
         "the parts of C10 to C20 that say that BPGrad is better, each as below: all reproduced",
         (),
-        c1,
+        _c1,
     ),
     **theory.RULES,
     **trajectories.RULES,
@@ -64,8 +64,13 @@ def _with_moving(rule: Rule) -> Rule:
     return replace(rule, check=check)
 
 
-#: The same for the tables at the reduced scale: verdicts of their own. C1 has none there.
+#: The same for the tables at the reduced scale: verdicts of their own.
 REDUCED_RULES = {
-    name: _over_seeds(name, reduced=True) for name in ("C16", "C17", "C18", "C19", "C20")
+    "C1": Rule(
+        "reduced: the same parts, those of C16 to C20 by their reduced editions: all reproduced",
+        (),
+        lambda evidence: _c1(evidence, reduced=True),
+    ),
+    **{name: _over_seeds(name, reduced=True) for name in AT_REDUCED_SCALE},
 }
 REDUCED_RULES["C16"] = _with_moving(REDUCED_RULES["C16"])
