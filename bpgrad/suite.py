@@ -4,6 +4,8 @@ import sys
 from importlib.util import find_spec
 
 HOW = "pip install 'bpgrad[suite]', or make setup in a checkout"
+# What configs/solver/rivals takes from others, as it is imported: the extra `rivals`.
+RIVALS = ("momo", "momsps", "prodigyopt", "pytorch_optimizer", "schedulefree", "sps_safe")
 
 
 def _missing(user: str, *modules: str) -> str | None:

@@ -127,9 +127,10 @@ class GroupRule:
 class SolverSpec:
     """The `solver` group, split into what the trainer does and what the optimizer is given.
 
-    `schedule` multiplies the rate in every iteration, `replay` names the file that has it instead
-    (bpgrad.training.schedule). `source` identifies the code of a class from outside the suite
-    (experiments.engine.own_solver).
+    `schedule` multiplies the rate in every iteration, after the part `warmup` of them, in which it
+    rises; `replay` names the file that has it instead (bpgrad.training.schedule). `source`
+    identifies the code of a class from outside the suite: a package and its version, or the sha256
+    of a file (experiments.engine.own_solver).
     """
 
     name: str
@@ -139,6 +140,7 @@ class SolverSpec:
     lr_multipliers: bool = False
     lr_factors: Mapping[int, float] = field(default_factory=dict)
     schedule: str = ""
+    warmup: float = 0.0
     replay: str = ""
     source: str = ""
     closure: bool = False
@@ -320,6 +322,12 @@ def solver_spec(cfg: Config) -> SolverSpec:
             own[key] = str(options.pop(key))
     if "parameters" in options:
         own["parameters"] = options.pop("parameters")
+    if own.get("schedule") and "warmup" in options:  # else an argument of the optimizer's own
+        own["warmup"] = warmup = options.pop("warmup")
+        if not isinstance(warmup, int | float) or not 0 <= warmup < 1:
+            raise ConfigError(
+                f"solver.warmup={warmup}: must be a part of the iterations, from 0 to below 1"
+            )
     rules = options.pop("groups", [])
     made = _optimizer_spec("solver", options)
     if not isinstance(rules, list):
@@ -365,8 +373,8 @@ WRAPS_EXAMPLE = "{optimizer: torch.optim.SGD, lr: 0.1}"
 # What the trainer passes for a required parameter of that name, beside the leading one.
 SUPPLIED = ("params", "model")
 OWN_KEYS = (
-    *("name", "optimizer", "objective", "lr_multipliers", "lr_factors", "schedule", "replay"),
-    *("closure", "create_graph", "parameters", "groups", "wraps"),
+    *("name", "optimizer", "objective", "lr_multipliers", "lr_factors", "schedule", "warmup"),
+    *("replay", "closure", "create_graph", "parameters", "groups", "wraps"),
 )
 
 

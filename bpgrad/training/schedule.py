@@ -11,9 +11,15 @@ from bpgrad.errors import ConfigError
 SCHEDULES = ("cosine", "linear")
 
 
-def factor(schedule: str, iteration: int, total: int) -> float:
-    """What a rate is multiplied with at an iteration (from 0): 1 at first, 0 after the last one."""
-    done = iteration / total
+def factor(schedule: str, iteration: int, total: int, warmup: float = 0.0) -> float:
+    """What a rate is multiplied with at an iteration (from 0): 1 at first, 0 after the last one.
+
+    Over the part `warmup` of the iterations it rises to 1 in equal steps before that.
+    """
+    rising = round(warmup * total)
+    if iteration < rising:
+        return (iteration + 1) / (rising + 1)
+    done = (iteration - rising) / (total - rising)
     return (1 + math.cos(math.pi * done)) / 2 if schedule == "cosine" else 1 - done
 
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from bpgrad.errors import ConfigError, first_line
+from bpgrad.suite import RIVALS
 
 
 def import_object(path: Any, key: str) -> Any:
@@ -21,8 +22,11 @@ def import_object(path: Any, key: str) -> Any:
     try:
         return getattr(import_module(module), attribute)
     except Exception as error:  # a foreign module may raise anything
+        how = "write package.module.Name"
+        if isinstance(error, ModuleNotFoundError) and error.name in RIVALS:
+            how = "pip install 'bpgrad[rivals]'"
         raise ConfigError(
-            f"{key}={path}: cannot be imported ({first_line(error)}); write package.module.Name"
+            f"{key}={path}: cannot be imported ({first_line(error)}); {how}"
         ) from error
 
 

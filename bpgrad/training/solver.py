@@ -195,8 +195,10 @@ class Solver:
             capturable.count_replays(optimizer, count)
 
     def _scheduled(self, iteration: int) -> float:
-        schedule = self.spec.schedule
-        return factor(schedule, iteration, self._total) if schedule and self._total else 1.0
+        spec = self.spec
+        if not (spec.schedule and self._total):
+            return 1.0
+        return factor(spec.schedule, iteration, self._total, spec.warmup)
 
     def _rates_at(self, iteration: int) -> list[Any]:
         """The rate of each group in an iteration of the run under `schedule` or `replay`."""

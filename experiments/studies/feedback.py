@@ -4,54 +4,34 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bpgrad.errors import BPGradError, ConfigError, RecordError
+from bpgrad.errors import RecordError
 from bpgrad.records.files import write_array, write_text
 from bpgrad.reporting.runs import look_at
 from bpgrad.training.config import Config, load
 from bpgrad.training.identity import run_name
-from experiments.claims.second.common import log_of_last, mean_of_last
-from experiments.engine import forecast, runner
 from experiments.engine.declaration import PlannedRun
 from experiments.engine.runner import record_of
-from experiments.engine.studies import NEUTRAL, write_meta
 from experiments.studies import feedback_answers as answers
+from experiments.studies import staged
 from experiments.studies.feedback_answers import Outcome
+from experiments.studies.staged import SETTINGS, Arm
 
 TASK, EPOCHS, HOLDOUT, NOISE = "cifar10", 30, 0.1, 0.1
 SEEDS = (1, 2, 3)  # settings are chosen by the first
 LIPSCHITZ = 12.5  # the smallest L of the range, whose values are a factor of 2 apart
 START = 2.07233  # 0.9 ln 10: what BPGrad's step is at first, times L (ρ = 0.1, ten classes)
-SETTINGS = range(5)
 LABELS = (False, True)  # noisy or not, in this order
-OVERRIDES = "overrides.json"  # in the study's folder, where it was run with others than declared
 
 GIVEN = ("solver=bpgrad", "solver.objective=constant", "solver.rho=0", "solver.lipschitz=1")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A rule for the step, its solver, and the one setting it is tuned in, as solver keys.
-
-    `setting` gives these for a position in the range; those below 0 and above 4 extend it.
-    """
-
-    name: str
-    set: tuple[str, ...]
-    setting: Callable[[int], dict[str, float]]
-    symbol: str
-
-    def words(self, position: int) -> str:
-        """The setting, as "L = 50"."""
-        return f"{self.symbol} = {next(iter(self.setting(position).values())):.4g}"
 
 
 def _lipschitz(position: int) -> dict[str, float]:
@@ -134,25 +114,13 @@ Found = Mapping[Cell, Outcome]
 def tuning(arm: Arm, found: Found, noisy: bool) -> list[Cell]:
     """The first seed's runs of an arm: the range, and one more if the best lies at its end."""
     cells = [Cell(arm, position, SEEDS[0], noisy) for position in SETTINGS]
-    best = _best(cells, found)
-    if best == SETTINGS[0]:
-        cells.insert(0, replace(cells[0], position=best - 1))
-    elif best == SETTINGS[-1]:
-        cells.append(replace(cells[0], position=best + 1))
-    return cells
+    return staged.widened(cells, found)
 
 
 def choice(arm: Arm, found: Found, noisy: bool) -> int | None:
     """The position of the lowest held-out error; None as long as a run of it is missing."""
-    return _best(tuning(arm, found, noisy), found)
-
-
-def _best(cells: Sequence[Cell], found: Found) -> int | None:
-    if any(cell not in found for cell in cells):
-        return None
-    # All may have diverged: the middle of the range then stands for the arm.
-    middle = len(SETTINGS) // 2
-    return min(cells, key=lambda cell: (*found[cell].rank, abs(cell.position - middle))).position
+    best = staged.best(tuning(arm, found, noisy), found)
+    return None if best is None else best.position
 
 
 def planned(found: Found, seeds: Sequence[int], noisy: bool) -> list[Cell]:
@@ -219,23 +187,16 @@ class Runs:
             if source is not None and source.diverged:
                 return answers.DIVERGED
         run = look_at(record_of(self.config(cell)), cell.arm.name, cell.seed)
-        if not run.finished:
-            return answers.DIVERGED if "diverged" in run.meta else None
-        return Outcome(
-            held_out=mean_of_last("val_top1_error")(run),
-            held_out_objective=mean_of_last("val_objective")(run),
-            error=mean_of_last("val_test_top1_error")(run),
-            objective=log_of_last("fixed_objective")(run),
-        )
+        return staged.outcome_of(run)
 
     def found(self, seeds: Sequence[int], noisy: bool) -> dict[Cell, Outcome]:
         """All planned runs that have ended, and what they have come to."""
-        found: dict[Cell, Outcome] = {}
-        looked: set[Cell] = set()
-        while new := [c for c in planned(found, seeds, noisy) if c not in looked]:
-            looked |= set(new)
-            seen = ((cell, self.look(cell)) for cell in new)
-            found |= {cell: outcome for cell, outcome in seen if outcome is not None}
+        return staged.ended(lambda found: planned(found, seeds, noisy), self.look)
+
+    def recorded(self, seeds: Sequence[int], noisy: bool) -> dict[Cell, Outcome]:
+        """The same, once the step sizes that others replay have been written."""
+        found = self.found(seeds, noisy)
+        self.write_etas(found)
         return found
 
     def write_etas(self, found: Found) -> None:
@@ -283,23 +244,11 @@ def run(
     """
     seeds = _checked(seeds)
     runs = Runs(folder, overrides)
-    changed = [o for o in overrides if o.partition("=")[0].lstrip("+~") not in NEUTRAL]
-    if changed:
-        write_text(folder / OVERRIDES, json.dumps(list(overrides)) + "\n")
+    staged.keep_overrides(folder, overrides)
     for noisy in LABELS:
-        found = runs.found(seeds, noisy)
-        runs.write_etas(found)
-        while waiting := ready(found, seeds, noisy):
-            pairs = runs.pairs(waiting)
-            runner.execute(runner.Plan("feedback", "", "", "epochs", pairs, folder), jobs)
-            found = runs.found(seeds, noisy)
-            runs.write_etas(found)
-            write_meta(folder)
-            if failed := [cell for cell in waiting if cell not in found]:
-                raise BPGradError(
-                    f"feedback: {len(failed)} of {len(waiting)} runs failed; once that is mended, "
-                    "the same command does them again"
-                )
+        found = partial(runs.recorded, seeds, noisy)
+        following = partial(ready, seeds=seeds, noisy=noisy)
+        staged.train("feedback", folder, found, following, runs.pairs, jobs)
 
 
 def missing(
@@ -312,29 +261,17 @@ def missing(
         found = runs.found(seeds, noisy)
         cells = [cell for cell in planned(found, seeds, noisy) if cell not in found]
         name = "feedback, noisy labels" if noisy else "feedback, labels as they are"
-        if cells:
-            yield from forecast.lines(name, runs.pairs(cells), jobs)
         unknown = [arm.name for arm in ARMS if choice(arm, found, noisy) is None]
-        if unknown:
-            yield f"{name}: more, once settings are chosen of {', '.join(unknown)}"
-        elif not cells:
-            yield f"{name}: all runs have ended"
+        yield from staged.still_to_do(name, runs.pairs(cells), unknown, jobs)
 
 
 def _checked(seeds: Sequence[int]) -> Sequence[int]:
-    for seed in seeds:
-        if seed not in SEEDS:
-            listed = ", ".join(map(str, SEEDS))
-            raise ConfigError(f"feedback: seed {seed}: those registered are {listed}")
-    return tuple(seeds) or SEEDS
+    return staged.registered("feedback", seeds, SEEDS)
 
 
 def show(folder: Path, figures: Path, tables: Path) -> str:
     """Write the table of all runs; the five answers in words, then the arms' tables."""
-    overrides = [f"results_root={folder.parents[1] / 'runs'}"]
-    if (folder / OVERRIDES).exists():
-        overrides = json.loads((folder / OVERRIDES).read_text())
-    runs = Runs(folder, overrides)
+    runs = Runs(folder, staged.kept_overrides(folder))
     found = {noisy: runs.found(SEEDS, noisy) for noisy in LABELS}
     write_text(
         tables / "feedback.csv",

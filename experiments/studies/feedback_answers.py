@@ -68,9 +68,9 @@ class Answer:
     words: tuple[Word, ...]
 
 
-def compare(ours: BySeed, theirs: BySeed) -> dict[str, Compared]:
+def compare(ours: BySeed, theirs: BySeed, points: float = POINTS) -> dict[str, Compared]:
     """Test error and objective of two arms, paired over the seeds that both have."""
-    error = _compare(ours, theirs, lambda o: o.error, POINTS, lambda d: f"{d:+.2f} points")
+    error = _compare(ours, theirs, lambda o: o.error, points, lambda d: f"{d:+.2f} points")
     factor = _compare(
         *(ours, theirs, lambda o: o.objective, math.log(FACTOR)),
         lambda d: f"a factor of {math.exp(min(d, 700.0)):.3g}",
