@@ -28,7 +28,7 @@ SEEDS = (1, 2, 3, 4, 5, 6, 7, 8)  # settings are chosen by the first
 LIPSCHITZ = {"mnist": 15.0, "cifar10": 50.0}  # the paper's
 TASKS = tuple(POINTS)
 
-BPGRAD, SCHEDULED = "BPGrad", "BPGrad, cosine"
+BPGRAD, SCHEDULED = "BPGrad", "BPGrad × cosine"
 
 
 def _arms(task: str) -> tuple[Arm, ...]:
@@ -42,15 +42,15 @@ def _arms(task: str) -> tuple[Arm, ...]:
     return (
         Arm(BPGRAD, ("solver=bpgrad",), lipschitz, "L"),
         Arm(SCHEDULED, ("solver=bpgrad", "solver.schedule=cosine"), lipschitz, "L"),
-        rival("SGD, warm-up and cosine", "sgd", "lr", 0.05 * small),
-        rival("AdamW, warm-up and cosine", "adamw", "lr", 0.002),
+        rival("SGD (warm-up, cosine)", "sgd", "lr", 0.05 * small),
+        rival("AdamW (warm-up, cosine)", "adamw", "lr", 0.002),
         rival("Schedule-Free SGD", "schedulefree_sgd", "lr", 0.5 * small),
         rival("Schedule-Free AdamW", "schedulefree_adamw", "lr", 0.0025),
-        rival("Prodigy, cosine", "prodigy", "d_coef", 1.0),
+        rival("Prodigy (cosine)", "prodigy", "d_coef", 1.0),
         rival("ALI-G", "alig", "max_lr", 0.1 * small),
         rival("MoMo", "momo", "lr", 1.0 * small),
         rival("MomSPS", "momsps", "c", 1.0),
-        rival("SPS, safeguarded", "sps_safe", "M", 1.0),
+        rival("SPS (safeguarded)", "sps_safe", "M", 1.0),
     )
 
 
