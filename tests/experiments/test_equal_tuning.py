@@ -1,9 +1,11 @@
 """Equal tuning: settings, multipliers and weight decay in stages, and what the page says."""
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bpgrad.training.config import load
@@ -104,12 +106,10 @@ def test_the_papers_length_is_for_what_is_shown_alone() -> None:
     assert (cfg.epochs, cfg.task["holdout"], cfg.task["judge_test"]) == (50, 0.0, False)
 
 
-NOISE = (0.00, 0.04, -0.03)
-
-
 def test_what_the_page_says() -> None:
     def result(cell: Cell) -> Outcome:
-        noise = NOISE[(cell.seed + len(cell.arm.name)) % 3]
+        name = sum(map(ord, cell.arm.name))
+        noise = float(np.random.default_rng([name, cell.seed]).normal(scale=0.01))
         worse = 3.0 if cell.arm.name == OURS else 0.0
         # The paper's setting of the others is bad, of BPGrad it is the best.
         away = abs(cell.position - (2 if cell.arm.name == OURS else 3))
@@ -127,12 +127,13 @@ def test_what_the_page_says() -> None:
     assert "nothing: the paper's is the best" in next(
         line for line in table.splitlines() if line.startswith("| BPGrad |")
     )
-    assert (
-        "| Adam | lr = 0.01 | 26.00 ± 0.04, n = 3 | lr = 0.032 | 20.00 ± 0.04, n = 3 | better ("
-        in (table)
-    )
+    numbers = r"(25|26|19|20)\.\d\d ± 0\.\d\d, n = 3"
+    row = rf"\| Adam \| lr = 0\.01 \| {numbers} \| lr = 0\.032 \| {numbers} \| better \("
+    assert re.search(row, table), table
     effects = equal_tuning._effects("cifar10", found)
-    assert "| Adam | 20.10 | 20.00 | 20.10 | 20.10 | 20.00 | 20.10 |" in effects
+    errors = [o.held_out for c, o in found.items() if c.arm is ADAM and c.seed == 1 and not c.also]
+    best, more = f"{min(errors):.2f}", f"{min(errors) + 0.1:.2f}"
+    assert f"| Adam | {more} | {best} | {more} | {more} | {best} | {more} |" in effects
     assert equal_tuning.words({"cifar10": {}}) == "Not all of the tuning has been run."
 
 
@@ -150,10 +151,10 @@ def test_from_the_first_run_to_the_page(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(equal_tuning.POINTS, "digits", 1.0)
     equal_tuning.run(folder, seeds=[1], overrides=given)
     assert list(equal_tuning.missing(folder, seeds=[1], overrides=given)) == [
-        "equal_tuning, digits: all runs have ended"
+        "equal_tuning, Digits: all runs have ended"
     ]
     text = equal_tuning.show(folder, tmp_path, tmp_path)
-    assert "**digits. The paper's length.**" in text
+    assert "**Digits. The paper's length.**" in text
     rows = list(csv.DictReader((tmp_path / "equal_tuning.csv").open()))
     assert {row["length"] for row in rows} == {"30 epochs", "paper"}
     for row in rows:
