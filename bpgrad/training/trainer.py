@@ -50,6 +50,7 @@ Values = dict[str, float]
 Alive = Callable[[], int]  # how many runs there are side by side
 Turns = Generator[int, None, dict[str, Any]]
 CHECKPOINT = "checkpoint.pt"
+EPOCH_SECONDS = 10.0  # a checkpoint after an epoch is not sooner than this after the last
 FIXED_EVERY = 10  # epochs between evaluations on the training set at fixed weights
 STOP_POLL = 20  # iterations between agreements on a signal, where there are several processes
 
@@ -111,7 +112,7 @@ class _Run:
         self, cfg: Config, world: World, guard: SignalGuard, record: RunRecord, alive: Alive
     ) -> None:
         self.cfg, self.world, self.guard, self.record = cfg, world, guard, record
-        self.alive = alive
+        self.alive, self.saved_at = alive, time.monotonic()
         self.spec: SolverSpec = solver_spec(cfg)
         self.checkpoint = record.checkpoints / CHECKPOINT
         if diverged := record.meta().get("diverged"):
@@ -198,13 +199,12 @@ class _Run:
             self.solver.training_mode()
         self.guard.deferred = True
         self.model.train()
-        clock, saved = time.perf_counter(), time.monotonic()
-        before = self.at.train_seconds
+        clock, before = time.perf_counter(), self.at.train_seconds
         turn = self.at.iteration
         for consumed in self._iterated(epoch):
             self.at.advance(consumed)
             bar.advance(epoch, len(consumed))
-            due = time.monotonic() - saved > 60 * self.cfg.checkpoint_minutes
+            due = time.monotonic() - self.saved_at > 60 * self.cfg.checkpoint_minutes
             if due or self.guard.received or self.world.size > 1:
                 self.at.train_seconds = before + time.perf_counter() - clock
                 if self._stop_requested():
@@ -212,7 +212,6 @@ class _Run:
                 if due:
                     self._check_divergence()
                     self._save()
-                    saved = time.monotonic()
             if self.at.iteration % TURN == 0:
                 yield self.at.iteration - turn
                 turn = self.at.iteration
@@ -239,12 +238,15 @@ class _Run:
         self.series.fill_(torch.nan)
         if self.world.is_main:
             self.history.write_series(self.record, series)
+        wait = min(EPOCH_SECONDS, 60 * self.cfg.checkpoint_minutes)
+        if time.monotonic() - self.saved_at >= wait or epoch == self.cfg.epochs:
             self._save()
+        if self.world.is_main:
             timing["log_seconds"] = round(time.perf_counter() - clock, 3)  # but for the rows'
             self.history.write_rows(self.record)
         bar.say(epoch_line(self.task.metrics, self.cfg.epochs, metrics, timing, bar.eta()))
         if self._stop_requested():
-            self._stop(save=False)
+            self._stop()
         self.guard.deferred = False
         return metrics | timing
 
@@ -300,6 +302,7 @@ class _Run:
         }
 
     def _save(self) -> None:
+        self.saved_at = time.monotonic()
         if self.world.is_main and not self.solver.unsaved:
             checkpoint.save(self.checkpoint, self.record.name, self._state())
 
@@ -324,9 +327,8 @@ class _Run:
             return flag
         return self.at.iteration % STOP_POLL == 0 and self.world.any(flag)
 
-    def _stop(self, *, save: bool = True) -> NoReturn:
-        if save:
-            self._save()
+    def _stop(self) -> NoReturn:
+        self._save()
         if self.world.is_main:
             self.history.write_steps(self.record)
         number = self.guard.received or 15  # another process was told

@@ -16,10 +16,17 @@ import numpy as np
 import pytest
 import torch
 
-from bpgrad.errors import CheckpointError, DataError, Diverged, Interrupted, RecordError
+from bpgrad.errors import (
+    CheckpointError,
+    DataError,
+    Diverged,
+    Interrupted,
+    RecordError,
+    SolverError,
+)
 from bpgrad.records import reading
 from bpgrad.records.run_record import RunRecord
-from bpgrad.training import checkpoint
+from bpgrad.training import checkpoint, trainer
 from bpgrad.training.config import load
 from bpgrad.training.identity import run_name
 from bpgrad.training.trainer import train
@@ -190,6 +197,37 @@ def test_a_signal_during_evaluation_does_not_wait_for_its_end(
     with pytest.raises(Interrupted, match="epoch 1, iteration 5"):
         train(load(cut))
     train(load(cut))
+    assert contents(tmp_path / "cut", cut) == contents(tmp_path / "whole", whole)
+
+
+@pytest.mark.parametrize("saved", [0, 1, 2])
+def test_epochs_after_the_last_checkpoint_are_done_again(
+    saved: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first `saved` of two epochs have one; the rows of the others are there, and go."""
+    settings = ["solver=sgd", "epochs=3", "batch_size=64"]
+    whole = [*tiny_overrides(tmp_path / "whole"), *settings]
+    train(load(whole))
+    cut = [*tiny_overrides(tmp_path / "cut"), *settings]
+    record = tmp_path / "cut" / "runs" / run_name(load(cut))
+    path = tmp_path / "cut" / "checkpoints" / run_name(load(cut)) / "checkpoint.pt"
+    step, steps = torch.optim.SGD.step, 0
+
+    def counted(self: torch.optim.SGD) -> None:
+        nonlocal steps
+        steps += 1
+        monkeypatch.setattr(trainer, "EPOCH_SECONDS", 0.0 if steps <= 5 * saved else math.inf)
+        if steps == 12:
+            raise MemoryError("the end of the process")
+        step(self)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", counted)
+    with pytest.raises(SolverError):
+        train(load(cut))
+    assert len((record / "metrics.csv").read_text().splitlines()) == 3  # head and two epochs
+    assert path.exists() == bool(saved)
+    train(load(cut))
+    assert steps == 12 + 15 - 5 * saved
     assert contents(tmp_path / "cut", cut) == contents(tmp_path / "whole", whole)
 
 
@@ -419,6 +457,7 @@ def test_a_bad_checkpoint_is_refused_by_name(
 def test_the_checkpoint_before_a_damaged_one_is_offered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trainer, "EPOCH_SECONDS", 0.0)
     settings = ["epochs=2", "solver=sgd"]
     whole = [*tiny_overrides(tmp_path / "whole"), *settings]
     train(load(whole))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bpgrad.metrics import Metric
 
 PHASES = ("train", "val")
+FIXED = "fixed_objective"
 SHORT = {"training": "train", "validation": "val"}
 
 # The paper's printed values by task, solver and column of the records.
@@ -101,9 +102,16 @@ def final(run: Run, averaged: int) -> pd.Series:
 
 
 def shown_columns(comparison: Comparison) -> list[tuple[str, Metric]]:
-    """The columns of the records that are shown: both phases of each metric, where recorded."""
+    """The columns of the records that are shown: both phases of each metric, where recorded.
+
+    Beside the running mean of the training objective that at fixed weights, if all runs have it:
+    older records do not.
+    """
     recorded = {column for run in comparison.runs if run.finished for column in run.rows.columns}
     names = [(f"{phase}_{name}", name) for phase in PHASES for name in comparison.metrics]
+    measured = all(FIXED in run.rows.columns for run in comparison.runs if run.finished)
+    if measured and "objective" in comparison.metrics:
+        names.insert(1, (FIXED, "objective"))
     return [(column, comparison.metrics[name]) for column, name in names if column in recorded]
 
 
@@ -117,6 +125,7 @@ def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
     best = {column: _best(comparison, column, metric) for column, metric in columns}
     titles = [
         f"{SHORT.get(phase := phase_title(comparison.task, column), phase)} {_with_unit(metric)}"
+        + (" at fixed weights" if column == FIXED else "")
         for column, metric in columns
     ]
     rows = []

@@ -114,6 +114,6 @@ def task_title(task: str) -> str:
 
 def phase_title(task: str, column: str) -> str:
     """Which examples a column of the records is of: training, test or validation."""
-    if column.startswith("train_"):
+    if column.startswith(("train_", "fixed_")):
         return "training"
     return "test" if task in TESTED else "validation"

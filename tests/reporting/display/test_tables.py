@@ -3,6 +3,7 @@
 import csv
 import io
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_several_seeds_are_mean_and_sample_deviation(tmp_path: Path) -> None:
     assert summary["val_top1_error"] == pytest.approx(20 * statistics.mean(levels) / 3)
     assert summary["val_top1_error_std"] == pytest.approx(20 * statistics.stdev(levels) / 3)
     assert summary["train_seconds"] == pytest.approx(12)
+
+
+def test_the_objective_at_fixed_weights_stands_beside_the_running_mean(tmp_path: Path) -> None:
+    """Not if a run lacks it: a mean would be of the other runs alone."""
+    runs = [make_run(tmp_path, "Adam", seed) for seed in (0, 1)]
+    measured = [replace(run, rows=run.rows.assign(fixed_objective=0.25)) for run in runs]
+    text = as_markdown("A title", [compare(*measured)])
+    assert "| train objective | train objective at fixed weights | train top-1" in text
+    assert cells(text, "Adam")[3].startswith("0.2500 ± ")
+    assert "fixed weights" not in as_markdown("A title", [compare(measured[0], runs[1])])
 
 
 def test_a_table_may_show_the_mean_over_the_last_epochs(tmp_path: Path) -> None:
