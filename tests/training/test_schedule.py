@@ -34,6 +34,21 @@ def test_a_schedule_begins_at_1_and_has_0_behind_its_end(
     assert found == pytest.approx([1.0, half, last, 0.0], rel=1e-4, abs=1e-15)
 
 
+def test_a_warm_up_rises_to_1_and_the_schedule_takes_the_rest() -> None:
+    found = [factor("linear", t, 10, warmup=0.4) for t in range(11)]
+    assert found[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert found[4:] == pytest.approx([factor("linear", t, 6) for t in range(7)])
+
+
+def test_a_warm_up_is_the_schedules_or_the_optimizers() -> None:
+    given = ["solver=sgd", "+solver.warmup=0.05"]
+    assert solver_spec(load([*given, "+solver.schedule=cosine"])).warmup == 0.05
+    with pytest.raises(ConfigError, match=r"warmup"):  # torch's SGD has none of its own
+        load(given)
+    with pytest.raises(ConfigError, match=r"^solver.warmup=1.0: must be a part of the iterations"):
+        load(["solver=sgd", "+solver.schedule=cosine", "+solver.warmup=1.0"])
+
+
 def test_a_schedule_multiplies_what_factors_and_multipliers_give() -> None:
     settings = ["solver=sgd", "solver.lr=0.2", "solver.lr_factors={2: 0.5}"]
     spec = solver_spec(load([*settings, "+solver.schedule=linear"]))
