@@ -155,10 +155,16 @@ def compose(suite: Suite, findings: Findings) -> Document:
     of_experiments = {
         (f.declared.name, one.task): one for f in findings.found for one in f.comparisons
     }
+    answers = [
+        words
+        for found in shown
+        if isinstance(found.declared, Study) and found.place is not None
+        for words in studies.findings(suite.studies, found.declared, found.place)
+    ]
     small = [f.declared.name for f in shown if f.declared.name == suite.small and f.comparisons]
     return Document(
         suite.lead(),
-        tuple(suite.findings(of_experiments, judged)),
+        (*suite.findings(of_experiments, judged), *answers),
         judged,
         tuple(_section(suite, found, judged) for found in shown),
         tuple(_waiting(found) for found in findings.found if not found.recorded),

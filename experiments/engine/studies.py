@@ -155,6 +155,12 @@ def evidence(package: str, study: Study, place: Place) -> dict[str, pd.DataFrame
     return {} if tables is None else tables(place.folder)
 
 
+def findings(package: str, study: Study, place: Place) -> Sequence[str]:
+    """Sentences for the report's opening on what the study has found; most have none."""
+    says = getattr(_module(package, study), "findings", None) if place.recorded else None
+    return [] if says is None else list(says(place.folder))
+
+
 def _module(package: str, study: Study) -> ModuleType:
     name = f"{package}.{study.study}"
     try:

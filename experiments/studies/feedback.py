@@ -287,6 +287,13 @@ def show(folder: Path, figures: Path, tables: Path) -> str:
     return "\n\n".join(parts)
 
 
+def findings(folder: Path) -> list[str]:
+    """The five answers in a sentence for the labels that there are."""
+    runs = Runs(folder, staged.kept_overrides(folder))
+    found = {noisy: runs.found(SEEDS, noisy) for noisy in LABELS}
+    return [answers.in_short(noisy, _answers(its, noisy)) for noisy, its in found.items() if its]
+
+
 CAPTION = (
     "Test error in % (mean of the last 5 epochs, then over seeds) by setting; **bold**: the "
     "setting with the lowest held-out error of seed 1; in brackets the number of seeds that ended, "

@@ -195,6 +195,13 @@ def _lead(words: Sequence[Word]) -> str:
     return f"no one answer: {', '.join(counts)} of {len(words)}"
 
 
+def in_short(noisy: bool, found: Sequence[Answer]) -> str:
+    """All answers in a sentence."""
+    labels = "a tenth of the labels drawn at random" if noisy else "the labels as they are"
+    each = (f"{answer.question} *{answer.short}*" for answer in found)
+    return f"Is BPGrad's feedback worth anything, with {labels}? {'. '.join(each)}."
+
+
 def together(found: Mapping[bool, Sequence[Answer]]) -> str:
     """The answers by whether labels are noisy, question by question, saying where they differ."""
     lines = []

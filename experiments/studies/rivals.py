@@ -197,6 +197,12 @@ def _reasons(
 
 def words(found: Mapping[str, Found], seeds: Sequence[int] = SEEDS) -> str:
     """The answer to the question of the study, in Markdown: in short, then task by task."""
+    judged, lines = _judged(found, seeds)
+    return "\n".join([_in_short(judged), "", *lines])
+
+
+def _judged(found: Mapping[str, Found], seeds: Sequence[int]) -> tuple[list[Judged], list[str]]:
+    """The tasks of which all has been run, and a line a task."""
     judged, lines = [], []
     for task in ARMS:
         chosen = _chosen(task, found[task], seeds)
@@ -217,7 +223,7 @@ def words(found: Mapping[str, Found], seeds: Sequence[int] = SEEDS) -> str:
             f"({staged.error_words(outcomes[its.version])}). {its.why} A cosine makes BPGrad "
             f"{_of_the_cosine(cosine)}.{few}"
         )
-    return "\n".join([_in_short(judged), "", *lines])
+    return judged, lines
 
 
 def _in_short(judged: Sequence[Judged]) -> str:
@@ -258,6 +264,16 @@ def _chosen(
 
 
 # -- the page ------------------------------------------------------------------------------------
+
+
+def findings(folder: Path) -> list[str]:
+    """Whether there is a task on which BPGrad is what one should take."""
+    runs = Runs(folder, staged.kept_overrides(folder))
+    found = {
+        task: staged.ended(partial(planned, task=task, seeds=SEEDS), runs.look) for task in ARMS
+    }
+    return [_in_short(judged).replace("**", "")] if (judged := _judged(found, SEEDS)[0]) else []
+
 
 CAPTION = (
     "Test error in % and training objective at fixed weights (geometric mean), of the last 5 "

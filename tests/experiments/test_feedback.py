@@ -12,7 +12,7 @@ import pytest
 
 from bpgrad.errors import ConfigError, RecordError
 from bpgrad.training.identity import run_name
-from experiments.engine import declaration, runner
+from experiments.engine import declaration, runner, studies
 from experiments.studies import feedback
 from experiments.studies import feedback_answers as answers
 from experiments.studies.feedback import (
@@ -224,6 +224,13 @@ def test_the_page_says_where_the_labels_change_the_answer() -> None:
     assert "The answer differs" not in answers.together({False: five()})
 
 
+def test_the_opening_has_all_five_answers_in_a_sentence() -> None:
+    words = answers.in_short(True, five(constant=shuffled(25.0, 3.0)))
+    assert words.startswith("Is BPGrad's feedback worth anything, with a tenth of the labels drawn")
+    assert [answer.question in words for answer in five()] == [True] * 5
+    assert "Is the decay worth anything? *test error: something, better" in words
+
+
 # -- all of it, small ----------------------------------------------------------------------------
 
 
@@ -266,6 +273,10 @@ def test_from_the_first_run_to_the_page(tmp_path: Path, monkeypatch: pytest.Monk
         feedback.step_sizes(runs.config(replay.source))
 
     assert json.loads((folder / "meta.json").read_text())["computed"]
+    declared = declaration.Study("feedback", "the decisive experiment", "feedback")
+    place = studies.Place(folder, folder, folder)
+    (opening,) = studies.findings("experiments.studies", declared, place)
+    assert opening == answers.in_short(True, five())
     text = feedback.show(folder, tmp_path, tmp_path)
     assert text == feedback.show(folder, tmp_path, tmp_path)
     assert text.startswith("1. **Does reacting to one's own loss")

@@ -261,6 +261,8 @@ def test_from_the_first_run_to_the_page(tmp_path: Path, monkeypatch: pytest.Monk
     text = rivals.show(folder, tmp_path, tmp_path)
     assert text == rivals.show(folder, tmp_path, tmp_path)
     assert "| SGD (warm-up, cosine) | lr = " in text
+    (opening,) = rivals.findings(folder)
+    assert f"**{opening.partition('.')[0]}" in text
     rows = list(csv.DictReader((tmp_path / "rivals.csv").open()))
     assert {row["solver"] for row in rows} == set(kept)
     for row in rows:
