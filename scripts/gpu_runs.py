@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `experiments`
 
-from bpgrad.errors import BPGradError, RecordError
+from bpgrad.errors import BPGradError, Interrupted, RecordError
 from bpgrad.records.run_record import RunRecord
 from bpgrad.training.cli import run_command
 
@@ -80,18 +80,24 @@ def train(options: argparse.Namespace) -> None:
     jobs = 0 if options.device == "cuda" else 2
     failed = 0
     for name, seeds, settings in map(_parsed, _lines(options.names)):
-        declared = declaration.load(SUITE.folder / f"{name}.yaml")
         own = [*overrides, *settings]
-        if isinstance(declared, declaration.Study):
-            place = studies.place_of(declared, own)
-            studies.run(SUITE.studies, declared, place, seeds, own, jobs)
-            continue
-        plan = runner.prepare(declared, seeds, options.scale, own)
-        left = [(run, cfg) for run, cfg in plan.runs if not _left_out(str(run), cfg)]
-        # One process and one thread, as on a GPU, also where this is rehearsed.
-        from bpgrad.training.company import train_together
+        try:
+            declared = declaration.load(SUITE.folder / f"{name}.yaml")
+            if isinstance(declared, declaration.Study):
+                place = studies.place_of(declared, own)
+                studies.run(SUITE.studies, declared, place, seeds, own, jobs)
+                continue
+            plan = runner.prepare(declared, seeds, options.scale, own)
+            left = [(run, cfg) for run, cfg in plan.runs if not _left_out(str(run), cfg)]
+            # One process and one thread, as on a GPU, also where this is rehearsed.
+            from bpgrad.training.company import train_together
 
-        failed += train_together([(str(run), cfg) for run, cfg in left], jobs)
+            failed += train_together([(str(run), cfg) for run, cfg in left], jobs)
+        except Interrupted:
+            raise
+        except BPGradError as error:  # as a package that is missing: the others go on
+            print(f"error: {name}: {error}", file=sys.stderr, flush=True)
+            failed += 1
     if failed:
         raise BPGradError(f"{failed} runs failed")
 

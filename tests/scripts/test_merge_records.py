@@ -4,14 +4,16 @@ import io
 import json
 import shutil
 import tarfile
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from bpgrad.errors import RecordError
+from bpgrad.errors import BPGradError, RecordError
 from bpgrad.records.reading import CHECKSUMS
 from bpgrad.records.run_record import RunRecord
-from bpgrad.training.config import load
+from bpgrad.training import company
+from bpgrad.training.config import Config, load
 from bpgrad.training.identity import run_name
 from bpgrad.training.trainer import train
 from scripts import gpu_runs
@@ -121,3 +123,22 @@ def test_nothing_is_written_elsewhere(name: str, tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no file of a record"):
         merge([archive], tmp_path / "results" / "runs")
     assert contents(tmp_path) == {"records.tar.gz": archive.read_bytes()}
+
+
+def test_what_cannot_be_run_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[str] = []
+
+    def train_together(runs: list[tuple[str, Config]], jobs: int) -> int:
+        trained.extend(label for label, _ in runs)
+        return 0
+
+    monkeypatch.setattr(company, "train_together", train_together)
+    monkeypatch.setenv("BPGRAD_DATA", str(tmp_path))
+    names = ["quickstart --set solver.nothing=1", "quickstart --seeds 0"]
+    options = Namespace(names=names, device="cpu", work=tmp_path, scale="smoke")
+    with pytest.raises(BPGradError, match=r"^1 runs failed$"):
+        gpu_runs.train(options)
+    assert capsys.readouterr().err.startswith("error: quickstart: digits  ")
+    assert len(trained) == 8
