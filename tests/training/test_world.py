@@ -34,11 +34,10 @@ class Ranks:
     """Two processes, started once, that do runs together."""
 
     def __init__(self, folder: Path) -> None:
-        port = str(free_port())
         self._errors = [folder / f"rank{rank}.txt" for rank in range(2)]
         self.processes = [
             subprocess.Popen(
-                [sys.executable, str(CHILD), str(rank), "2", port],
+                [sys.executable, str(CHILD), str(rank), "2"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors[rank].open("w"),
@@ -51,9 +50,10 @@ class Ranks:
         """Do the runs one after another; what each rank has as the hashes of its weights."""
         hashes: tuple[list[str], list[str]] = ([], [])
         for run in runs:
+            port = free_port()
             for process in self.processes:
                 assert process.stdin is not None
-                print(*run, file=process.stdin, flush=True)
+                print(port, *run, file=process.stdin, flush=True)
             for process, found in zip(self.processes, hashes, strict=True):
                 assert process.stdout is not None
                 lines = (line.split() for line in process.stdout)
