@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from bpgrad.data import order, pretrained, voc
+from bpgrad.data import pretrained, voc
 from bpgrad.data.pipeline import EpochLoader
 from bpgrad.data.pretrained import Preprocessing
 from bpgrad.data.segmentation import Example, Examples
@@ -26,14 +27,15 @@ from bpgrad.models.fcn32s import (
     vgg16_fcn32s,
 )
 from bpgrad.tasks.pictures import segmented
-from bpgrad.tasks.task import Batch, Context, Task
+from bpgrad.tasks.task import Batch, Context
+from bpgrad.tasks.voc import OnVoc, as_list, divided
 
 COLLAPSED = 1.0  # points of mean IU beside calling everything background
 PICTURES = 4
 EVAL_BATCH = 10  # of warped validation images
 
 
-class Segmentation(Task):
+class Segmentation(OnVoc):
     """What the paper's edition and the reduced one share.
 
     Two validations, each epoch. The curves: the objective and `warped_*`, of images warped and
@@ -76,13 +78,9 @@ class Segmentation(Task):
         holdout: float,
     ) -> None:
         _check_options(size, side, form, deconvolution)
-        train, judged = self._pairs(context, holdout)
-        if context.batch_size > len(train):
-            raise ConfigError(
-                f"batch_size={context.batch_size}: above the {len(train)} training examples"
-            )
-        voc.check_pairs([*train, *judged])
         self.context, self.world = context, context.world
+        train, judged = divided(*self._read_pairs(), context, holdout)
+        voc.check_pairs([*train, *judged])
         self.caffe, self.moving, self.dropout = form == "caffe", deconvolution == "moving", dropout
         self.state, preprocessing = self._weights()
         self.examples = Examples(
@@ -92,7 +90,8 @@ class Segmentation(Task):
             side=side,
             multiple=not self.caffe,
         )
-        self.load = EpochLoader(self.examples, _as_list, context.workers)
+        self.trained = self.examples.trained
+        self.load = EpochLoader(self.examples, as_list, context.workers)
 
     @abstractmethod
     def _read_pairs(self) -> tuple[list[voc.Pair], list[voc.Pair]]:
@@ -106,41 +105,14 @@ class Segmentation(Task):
     def _build(self, generator: torch.Generator) -> FCN32s:
         """The net, from these weights."""
 
-    def _pairs(self, context: Context, holdout: float) -> tuple[list[voc.Pair], list[voc.Pair]]:
-        self.context = context
-        train, test = self._read_pairs()
-        train, test = train[: context.train_examples], test[: context.val_examples]
-        if not holdout:
-            return train, test
-        kept = len(train) - round(holdout * len(train))
-        if not 0 < kept < len(train):
-            raise ConfigError(
-                f"task.holdout={holdout}: must be a part of the {len(train)} training examples, "
-                "0.1 for a tenth of them"
-            )
-        return train[:kept], train[kept:]
-
-    def build_model(self, seed: int) -> nn.Module:
-        model = self._build(torch.Generator().manual_seed(seed))
-        return model.to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def lr_multipliers(self, model: nn.Module) -> Mapping[str, float]:
-        assert isinstance(model, FCN32s)
-        return model.lr_multipliers()
-
-    def batch_order(self, epoch: int) -> Tensor:
-        return order.train_order(self.examples.trained, self.context.seed, epoch)
-
     def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        batches = self.batch_order(epoch).split(self.context.batch_size)[start:]
-        shares = [indices[self.world.rank :: self.world.size].tolist() for indices in batches]
-        for indices, examples in zip(batches, self.load(epoch, shares), strict=True):
-            drawn = [self.examples.drawn(epoch, index).tobytes() for index in indices.tolist()]
+        for indices, examples in self._loaded(epoch, start):
+            drawn = [self.examples.drawn(epoch, index).tobytes() for index in indices]
             yield Batch(
                 [(example.image, example.key) for example in examples],
                 [example.labels for example in examples],
                 size=len(indices),
-                consumed=indices.numpy().tobytes() + b"".join(drawn),
+                consumed=np.array(indices, np.int64).tobytes() + b"".join(drawn),
             )
 
     def objective(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -153,9 +125,7 @@ class Segmentation(Task):
 
     def stacked(self, images: Sequence[Tensor]) -> Tensor:
         """Images of one size as a tensor on the device."""
-        return torch.stack(list(images)).to(
-            self.world.device, memory_format=torch.channels_last, non_blocking=True
-        )
+        return self.on_device(torch.stack(list(images)))
 
     def losses(self, found: Tensor, labels: Sequence[Tensor]) -> Tensor:
         """The loss of each image (N,), of scores (N, 21, H, W); 0 of one that is all void.
@@ -228,11 +198,6 @@ class Segmentation(Task):
 
     def _no_counts(self) -> Tensor:
         return torch.zeros(CLASSES, CLASSES, dtype=torch.int64, device=self.world.device)
-
-    def _share(self, epoch: int, indices: Sequence[int], size: int) -> Iterator[list[Example]]:
-        """The part of this process of some examples, in batches."""
-        own = indices[self.world.rank :: self.world.size]
-        return self.load(epoch, [own[k : k + size] for k in range(0, len(own), size)])
 
     @torch.no_grad()
     def pictures(self, model: nn.Module) -> Mapping[str, Image.Image]:
@@ -342,10 +307,6 @@ class ReducedVocSegmentation(Segmentation):
 
     def _build(self, generator: torch.Generator) -> FCN32s:
         return squeezenet_fcn32s(self.state, generator, dropout=self.dropout, moving=self.moving)
-
-
-def _as_list(examples: list[Example]) -> list[Example]:
-    return examples
 
 
 def _check_options(size: int, side: int | None, form: str, deconvolution: str) -> None:
