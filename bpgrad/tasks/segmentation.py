@@ -1,5 +1,6 @@
 """Semantic segmentation with FCN-32s on Pascal VOC (reference §7), and its reduced edition."""
 
+import io
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,14 @@ from bpgrad.data.pretrained import Preprocessing
 from bpgrad.data.segmentation import Example, Examples
 from bpgrad.errors import ConfigError
 from bpgrad.metrics import Metric
-from bpgrad.metrics.segmentation import all_background, class_iu, confusion_matrix, scores
+from bpgrad.metrics.bootstrap import bootstrap
+from bpgrad.metrics.segmentation import (
+    all_background,
+    class_iu,
+    confusion_matrix,
+    resampled_mean_iu,
+    scores,
+)
 from bpgrad.models.fcn32s import (
     CLASSES,
     FORMS,
@@ -59,6 +67,7 @@ class Segmentation(OnVoc):
     metrics: Mapping[str, Metric] = {
         "objective": Metric("objective"),
         "mean_iu": Metric("mean IU", "%", higher_is_better=True),
+        "mean_iu_error": Metric("mean IU, standard error over images", "%"),
         "pixel_accuracy": Metric("pixel accuracy", "%", higher_is_better=True),
         "mean_accuracy": Metric("mean accuracy", "%", higher_is_better=True),
         "average": Metric("average", "%", higher_is_better=True),
@@ -91,6 +100,7 @@ class Segmentation(OnVoc):
             multiple=not self.caffe,
         )
         self.trained = self.examples.trained
+        self._confusions: np.ndarray | None = None  # of the model as it was judged last
         self.load = EpochLoader(self.examples, as_list, context.workers)
 
     @abstractmethod
@@ -143,12 +153,15 @@ class Segmentation(OnVoc):
         return sums / ((truth != voc.VOID).flatten(1).sum(1) + 1)
 
     def evaluate(self, model: nn.Module, epoch: int) -> dict[str, float]:
-        confusion, found = self._tested(model, self.examples.tested), self._warped(model, epoch)
-        each = zip(("background", *voc.CLASSES), class_iu(confusion), strict=True)
-        return found | self._table(confusion) | {f"iu_{name}": value for name, value in each}
+        each = self._confusions = self._tested(model, self.examples.tested).cpu().numpy()
+        confusion, found = torch.from_numpy(each.sum(0)), self._warped(model, epoch)
+        resampled = bootstrap(lambda counts: resampled_mean_iu(each, counts), len(each))
+        found["mean_iu_error"] = float(resampled.std(ddof=1))
+        ius = zip(("background", *voc.CLASSES), class_iu(confusion), strict=True)
+        return found | self._table(confusion) | {f"iu_{name}": value for name, value in ius}
 
     def evaluate_training(self, model: nn.Module) -> dict[str, float]:
-        return scores(self._tested(model, self.examples.training_tested))
+        return scores(self._tested(model, self.examples.training_tested).sum(0))
 
     def _table(self, confusion: Tensor) -> dict[str, float]:
         found, background = scores(confusion), all_background(confusion)
@@ -179,14 +192,15 @@ class Segmentation(OnVoc):
 
     @torch.no_grad()
     def _tested(self, model: nn.Module, indices: Sequence[int]) -> Tensor:
-        """The confusion matrix of whole images, at their own size."""
+        """The confusion matrix of each of some whole images, at its own size: (N, 21, 21)."""
         model.eval()
-        confusion = self._no_counts()
-        for (example,) in self._share(0, indices, 1):
+        each = self._no_counts().repeat(len(indices), 1, 1)
+        own = range(self.world.rank, len(indices), self.world.size)
+        for k, (example,) in zip(own, self._share(0, indices, 1), strict=True):
             truth = example.labels.to(self.world.device)
-            confusion += confusion_matrix(truth, self._labels(model, example), CLASSES, voc.VOID)
+            each[k] = confusion_matrix(truth, self._labels(model, example), CLASSES, voc.VOID)
         model.train()
-        return self.world.sum_(confusion)
+        return self.world.sum_(each)
 
     def _labels(self, model: nn.Module, example: Example) -> Tensor:
         """The labels that the model gives the pixels of a mask, int64 (H, W)."""
@@ -198,6 +212,14 @@ class Segmentation(OnVoc):
 
     def _no_counts(self) -> Tensor:
         return torch.zeros(CLASSES, CLASSES, dtype=torch.int64, device=self.world.device)
+
+    def outputs(self, model: nn.Module) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+        """The confusion matrix of each image to judge by, for the spread over images."""
+        if self._confusions is None:
+            self._confusions = self._tested(model, self.examples.tested).cpu().numpy()
+        memory = io.BytesIO()
+        np.savez_compressed(memory, confusion=self._confusions.astype(np.int32))
+        return {"confusion.npz": memory.getvalue()}, {}
 
     @torch.no_grad()
     def pictures(self, model: nn.Module) -> Mapping[str, Image.Image]:
