@@ -86,8 +86,13 @@ class Memorised(ReducedVocDetection):
 
 def detection(world: World, options: argparse.Namespace) -> bool:
     """Whether Fast R-CNN learns its images."""
-    sizes = {"train_examples": PHOTOS, "val_examples": PHOTOS}
-    context = Context(world, options.data_root, seed=0, batch_size=2, **sizes)
+    context = Context(
+        *(world, options.data_root),
+        seed=0,
+        batch_size=2,
+        train_examples=PHOTOS,
+        val_examples=PHOTOS,
+    )
     task = Memorised(context, mirror="none", dropout=False)
     model = task.build_model(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+COCO_DETECTIONS = 100  # of an image
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -199,13 +201,14 @@ def coco_average_precision(
 ) -> float:
     """COCO's AP in %: the mean over IoU 0.5 to 0.95 and the classes, by pycocotools.
 
-    At most 100 detections an image and class. Difficult objects are COCO's crowds: detections
-    inside them count as nothing. NaN without an object to be found.
+    Of the 100 detections of an image with the highest scores, which is what COCO's detectors give.
+    Difficult objects are COCO's crowds: detections inside them count as nothing. NaN without an
+    object to be found.
     """
     from pycocotools.coco import COCO  # slow to import
     from pycocotools.cocoeval import COCOeval
 
-    truth, found = COCO(), COCO()
+    truth, found, detections = COCO(), COCO(), _highest(detections, COCO_DETECTIONS)
     numbers = np.unique(np.concatenate([detections.images, ground_truth.images]))
     images = [{"id": int(number)} for number in numbers]
     categories = [{"id": label} for label in range(classes)]
@@ -219,11 +222,20 @@ def coco_average_precision(
             its.createIndex()
         evaluation = COCOeval(truth, found, "bbox")
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.params.maxDets = [100]
+        evaluation.params.maxDets = [COCO_DETECTIONS]
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"]  # −1 of classes without an object
     return 100 * float(precision[precision > -1].mean()) if (precision > -1).any() else math.nan
+
+
+def _highest(its: Detections, most: int) -> Detections:
+    """Of each image so many detections, those with the highest scores."""
+    order = np.lexsort((-its.scores, its.images))
+    images = its.images[order]
+    place = np.arange(len(images)) - np.searchsorted(images, images)
+    kept = order[place < most]
+    return Detections(its.images[kept], its.labels[kept], its.scores[kept], its.boxes[kept])
 
 
 def _rows(its: Detections | GroundTruth) -> list[dict[str, Any]]:
