@@ -4,6 +4,7 @@ import hashlib
 import io
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -46,7 +47,7 @@ from bpgrad.models.fast_rcnn import (
 )
 from bpgrad.tasks.pictures import Shown, detected
 from bpgrad.tasks.task import Batch, Context
-from bpgrad.tasks.voc import OnVoc, as_list, divided
+from bpgrad.tasks.voc import OnVoc, as_list, check_shares, divided
 
 COLLAPSED = 1.0  # % of the regions that show an object which are called anything but background
 KEPT, KEPT_OF_IMAGE = 40, 100  # detections of a class: an image of the set, and in one image
@@ -139,6 +140,7 @@ class Detection(OnVoc):
             mirror=mirror,
         )
         self.judged, self.trained = judged, self.examples.trained
+        check_shares(self.trained, context)
         self.load = EpochLoader(self.examples, as_list, context.workers)
         self.truth = _ground_truth([photo.objects for photo in judged])
         self.ceiling = self._ceiling()
@@ -159,7 +161,8 @@ class Detection(OnVoc):
     def _proposals(self, kind: str, photos: Sequence[voc.Photo]) -> list[np.ndarray]:
         root = self.context.data_root
         if kind == "selective_search":
-            return [selective_search(root, photo.image) for photo in photos]
+            with ThreadPoolExecutor() as pool:  # OpenCV lets go of the interpreter
+                return list(pool.map(lambda photo: selective_search(root, photo.image), photos))
         if kind == "oracle":
             return [_oracle(photo.objects) for photo in photos]
         known: dict[str, np.ndarray] = {}
@@ -397,7 +400,8 @@ class Detection(OnVoc):
     def _last(self, model: nn.Module) -> Detections:
         """What the model as it is finds; as it was judged, if it was."""
         if self._found is None:
-            self._found = self.detections(model)
+            with self._alone():
+                self._found = self.detections(model)
         return self._found
 
 

@@ -36,7 +36,7 @@ from bpgrad.models.fcn32s import (
 )
 from bpgrad.tasks.pictures import segmented
 from bpgrad.tasks.task import Batch, Context
-from bpgrad.tasks.voc import OnVoc, as_list, divided
+from bpgrad.tasks.voc import OnVoc, as_list, check_shares, divided
 
 COLLAPSED = 1.0  # points of mean IU beside calling everything background
 PICTURES = 4
@@ -100,6 +100,7 @@ class Segmentation(OnVoc):
             multiple=not self.caffe,
         )
         self.trained = self.examples.trained
+        check_shares(self.trained, context)
         self._confusions: np.ndarray | None = None  # of the model as it was judged last
         self.load = EpochLoader(self.examples, as_list, context.workers)
 
@@ -216,7 +217,8 @@ class Segmentation(OnVoc):
     def outputs(self, model: nn.Module) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
         """The confusion matrix of each image to judge by, for the spread over images."""
         if self._confusions is None:
-            self._confusions = self._tested(model, self.examples.tested).cpu().numpy()
+            with self._alone():
+                self._confusions = self._tested(model, self.examples.tested).cpu().numpy()
         memory = io.BytesIO()
         np.savez_compressed(memory, confusion=self._confusions.astype(np.int32))
         return {"confusion.npz": memory.getvalue()}, {}

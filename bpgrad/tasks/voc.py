@@ -1,6 +1,7 @@
 """What detection and segmentation on Pascal VOC share: what is held out, and how it is loaded."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -53,6 +54,15 @@ class OnVoc(Task):
         own = indices[self.world.rank :: self.world.size]
         return self.load(epoch, [own[k : k + size] for k in range(0, len(own), size)])
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Compute in this process what the processes share otherwise."""
+        world, self.world = self.world, World(self.world.device)
+        try:
+            yield
+        finally:
+            self.world = world
+
     def on_device(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) on the device."""
         return images.to(self.world.device, memory_format=torch.channels_last, non_blocking=True)
@@ -85,6 +95,16 @@ def divided(
             f"batch_size={context.batch_size}: above the {len(train)} training examples"
         )
     return train, test
+
+
+def check_shares(examples: int, context: Context) -> None:
+    """Raise ConfigError if a process would have none of the last examples of an epoch."""
+    last, processes = (examples - 1) % context.batch_size + 1, context.world.size
+    if last < processes:
+        raise ConfigError(
+            f"batch_size={context.batch_size}: the last minibatch of an epoch has {last} of "
+            f"{examples} examples, fewer than the {processes} processes"
+        )
 
 
 def as_list(examples: list[T]) -> list[T]:

@@ -194,7 +194,9 @@ def test_the_whole_of_voc_2007_in_seconds() -> None:
 def test_coco_s_ap_by_hand() -> None:
     """20 × 20 against 20 × 18 pixels: IoU 0.9, true at nine of the ten thresholds."""
     truth = there((0, 0, (1, 1, 20, 20), False))
-    assert coco_average_precision(detected((0, 0, 0.9, (1, 1, 20, 20))), truth, 2) == pytest.approx(100)
+    assert coco_average_precision(detected((0, 0, 0.9, (1, 1, 20, 20))), truth, 2) == pytest.approx(
+        100
+    )
     nearly = detected((0, 0, 0.9, (1, 1, 20, 18)))
     assert coco_average_precision(nearly, truth, 2) == pytest.approx(90)
     assert np.isnan(coco_average_precision(detected((0, 0, 0.9, BOX)), there(), 1))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -14,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bpgrad.data import proposals
-from bpgrad.data.detection import Tested, padded
+from bpgrad.data import detection, proposals
+from bpgrad.data.detection import padded
 from bpgrad.data.pretrained import Preprocessing
 from bpgrad.data.proposals import BACKGROUND, encode
 from bpgrad.data.voc import CLASSES, Photo
@@ -33,6 +32,7 @@ from bpgrad.tasks.task import Batch, Context
 from bpgrad.training.config import load, task_options
 from bpgrad.training.trainer import train
 from bpgrad.world import World
+from experiments.claims.second.common import LAST
 from tests.models.test_fast_rcnn import narrow
 from tests.voc import write_photo
 
@@ -114,7 +114,7 @@ def test_the_objective_by_hand(loss: str, tmp_path: Path) -> None:
         whole = batch.targets[0]
         assert whole.regions == len(batch.inputs[0].labels)
         assert whole.foreground == int((batch.inputs[0].labels != BACKGROUND).sum())
-        found = {name: float(value) for name, value in task.objective(model, batch).items()}
+        found = {name: value.item() for name, value in task.objective(model, batch).items()}
         divisor = whole.regions if loss == "mean" else 1
         assert found["objective"] == pytest.approx((entropy + box) / divisor, rel=1e-5)
         assert found["classification"] == pytest.approx(entropy / whole.regions, rel=1e-5)
@@ -241,14 +241,12 @@ def test_the_quota_shrinks_over_a_batch(tmp_path: Path) -> None:
 
 
 def test_two_processes_take_the_regions_that_one_takes(tmp_path: Path) -> None:
-    alone = list(tiny(tmp_path).train_batches(1))
-    shares = [
-        list(itertools.islice(tiny(tmp_path, {"world": pair}).train_batches(1), 2))
-        for pair in (World(ONE.device, rank, 2) for rank in range(2))
-    ]
-    for k, whole in enumerate(alone[:2]):
-        for rank in range(2):
-            part = shares[rank][k]
+    sizes = {"batch_size": 2, "train_examples": 6}
+    alone = list(tiny(tmp_path, sizes).train_batches(1))
+    for rank in range(2):
+        pair = World(ONE.device, rank, 2)
+        shares = list(tiny(tmp_path, {"world": pair, **sizes}).train_batches(1))
+        for part, whole in zip(shares, alone, strict=True):
             assert part.consumed == whole.consumed
             assert part.targets[0] == whole.targets[0]
             for example, its in zip(part.inputs, whole.inputs[rank::2], strict=True):
@@ -295,6 +293,10 @@ def test_the_scale_of_the_targets_by_hand(tmp_path: Path) -> None:
         ({"long": 63}, "task.long=63: must be at least task.short=64"),
         ({"judged_last": 0}, "task.judged_last=0: must be at least 1"),
         ({"changes": {"batch_size": 8}}, "batch_size=8: above the 7 training examples"),
+        (
+            {"changes": {"world": World(ONE.device, 1, 2)}},
+            "batch_size=3: the last minibatch of an epoch has 1 of 7 examples, fewer than the 2",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -343,7 +345,7 @@ def knowing(task: Tiny, *, wrong: float = 0.0) -> Knowing:
     return Knowing(answers)
 
 
-def rounded(example: Tested) -> Tensor:
+def rounded(example: detection.Tested) -> Tensor:
     """The cells that the corners of its proposals lie in."""
     return torch.floor((example.boxes - 1) / 16 + 0.5)
 
@@ -474,6 +476,16 @@ def test_scores_by_epoch(tmp_path: Path) -> None:
     assert not task.evaluate_training(model).keys() - {*late}
 
 
+def test_a_record_is_kept_by_one_process_of_two(tmp_path: Path) -> None:
+    """What a resume at the very end has to find again waits for no other process."""
+    sizes = {"batch_size": 2, "train_examples": 6}
+    task = tiny(tmp_path, {"world": World(ONE.device, 0, 2), **sizes})
+    model = task.build_model(0)
+    assert len(task.pictures(model)) == TEST
+    assert set(task._last(model).images) == {0, 1, 2}
+    assert task.world.size == 2
+
+
 def test_a_model_that_finds_nothing_has_collapsed(tmp_path: Path) -> None:
     task = tiny(tmp_path)
     model = task.build_model(0)
@@ -579,6 +591,7 @@ def test_the_scale_chooses_the_edition() -> None:
         *(600, "copies", "published"),
     )
     assert task_options(reduced)["feature_scale"] == 0.04
+    assert options["judged_last"] == task_options(reduced)["judged_last"] == LAST
     with pytest.raises(ConfigError, match=r"unknown task.frozen"):
         load(["task=voc_detection", "scale=reduced", "task.frozen=conv2"])
 

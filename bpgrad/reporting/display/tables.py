@@ -113,8 +113,8 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
         )
     if table.has_paper:
         yield "In brackets: the paper's value, and ours minus the paper's."
-    kinds = sorted({str(run.config["task"].get("proposals", "")) for run in finished} - {""})
-    if kinds:
+    each = {run.config.get("task", {}).get("proposals") for run in finished}
+    if kinds := sorted(each - {None}):
         yield f"Proposals: {'; '.join(PROPOSALS.get(kind, kind) for kind in kinds)}."
     yield from _gradients(finished)
     if finished:
