@@ -21,7 +21,6 @@ from bpgrad.data.pipeline import EpochLoader
 from bpgrad.data.pretrained import Preprocessing
 from bpgrad.data.proposals import BACKGROUND, FOREGROUND_IOU, REGIONS
 from bpgrad.data.selective_search import selective_search
-from bpgrad.data.voc_results import DECIMALS, coco_results, devkit_files
 from bpgrad.errors import ConfigError
 from bpgrad.metrics import Metric
 from bpgrad.metrics.bootstrap import bootstrap
@@ -48,6 +47,7 @@ from bpgrad.models.fast_rcnn import (
 from bpgrad.tasks.pictures import Shown, detected
 from bpgrad.tasks.task import Batch, Context
 from bpgrad.tasks.voc import OnVoc, as_list, check_shares, divided
+from bpgrad.tasks.voc_results import DECIMALS, coco_results, devkit_files
 
 COLLAPSED = 1.0  # % of the regions that show an object which are called anything but background
 KEPT, KEPT_OF_IMAGE = 40, 100  # detections of a class: an image of the set, and in one image
