@@ -97,12 +97,17 @@ format: $(READY)  ## format the code and mend what lint can mend
 bench: $(READY)  ## measure a step of every solver, the training loop against two others, and a GPU if there is one
 	$(BIN)/python scripts/bench_solvers.py
 	$(BIN)/python scripts/bench_loop.py
+	$(BIN)/python scripts/bench_detection.py
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 	  $(BIN)/python scripts/bench_gpu.py loop steps; fi
 
 .PHONY: bench-input
 bench-input: $(READY)  ## measure whether reading images keeps up with the network; ARGS="device=cuda"
 	$(BIN)/python scripts/bench_input.py $(ARGS)
+
+.PHONY: bench-detection
+bench-detection: $(READY)  ## measure the parts of detection: training, inference, evaluation
+	$(BIN)/python scripts/bench_detection.py $(ARGS)
 
 .PHONY: clean
 clean:  ## delete the environment, caches and checkpoints; never data or results

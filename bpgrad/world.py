@@ -63,6 +63,14 @@ class World:
             raise found[1]
         return found[0]
 
+    def gather(self, value: T) -> list[T]:
+        """What each process has, by its rank, in every process."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
     def unsynchronised(self, model: nn.Module) -> AbstractContextManager[None]:
         """While entered, gradients of a parallel model are added up in this process only."""
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()

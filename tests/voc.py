@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bpgrad.data.voc import Pair, palette
+from bpgrad.data.voc import CLASSES, Pair, Photo, palette, read_photo
 
 
 def write_mask(path: Path, labels: np.ndarray) -> None:
@@ -61,3 +61,19 @@ def an_object(name: str, box: Sequence[object], more: str = "") -> str:
     sides = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
     inside = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
     return f"<object><name>{name}</name><bndbox>{inside}</bndbox>{more}</object>"
+
+
+def write_photo(
+    folder: Path, name: str, size: tuple[int, int], objects: Sequence[tuple[int, Sequence[int]]]
+) -> Photo:
+    """A photo of (width, height) with an area of its class's colour for each (label, box)."""
+    width, height = size
+    pixels = np.full((height, width, 3), 20, np.uint8)
+    for label, (left, top, right, bottom) in objects:
+        pixels[top - 1 : bottom, left - 1 : right] = palette()[label + 1]
+    write_image(folder / "JPEGImages" / f"{name}.jpg", pixels)
+    text = "".join(an_object(CLASSES[label], box) for label, box in objects)
+    path = folder / "Annotations" / f"{name}.xml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(annotation(name, text, size))
+    return read_photo(folder, name)

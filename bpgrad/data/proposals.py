@@ -125,22 +125,24 @@ def labelled(proposals: np.ndarray, annotation: Annotation) -> Labelled:
     return Labelled(boxes, labels, annotation.boxes[best])
 
 
-def sampled(
+def shuffled(
     labels: np.ndarray,
-    generator: np.random.Generator,
+    draws: np.ndarray,
     *,
     regions: int = REGIONS,
     foreground: int = FOREGROUND,
-) -> np.ndarray:
-    """Indices of the regions of an image to train on: first those that show an object.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of regions of an image to train on: that show an object, and that do not.
 
-    At most `foreground` of these and the rest background, each at random without replacement; fewer
-    than `regions` where there are not as many.
+    Each at random without replacement: by the size of `draws` (N,). At most `foreground` and
+    `regions` of them; a batch takes as many of the first as its quota lets it, and fills up with
+    the others.
     """
     shows = np.flatnonzero((labels >= 0) & (labels < BACKGROUND))
     others = np.flatnonzero(labels == BACKGROUND)
-    first = generator.permutation(shows)[:foreground]
-    return np.concatenate([first, generator.permutation(others)[: regions - len(first)]])
+    by_draw = (its[np.argsort(draws[its], kind="stable")] for its in (shows, others))
+    first, rest = by_draw
+    return first[:foreground], rest[:regions]
 
 
 def quotas(counts: Sequence[int], *, shrinking: bool = True) -> list[int]:
@@ -155,6 +157,32 @@ def quotas(counts: Sequence[int], *, shrinking: bool = True) -> list[int]:
         if shrinking:
             left = found[-1]
     return found
+
+
+def target_scale(each: Sequence[Labelled], *, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the targets of each class, (21, 4), over all regions.
+
+    Of the population, as the reference's. Deviations of 0, and those of classes that no region
+    shows, are 1; background has the mean 0.
+
+    Args:
+        each: Of the images to train on.
+        mirrored: Over the images and their mirror images.
+    """
+    shown = [(its.labels >= 0) & (its.labels < BACKGROUND) for its in each]
+    pairs = zip(each, shown, strict=True)
+    labels = np.concatenate([its.labels[of] for its, of in zip(each, shown, strict=True)])
+    targets = np.concatenate([encode(its.boxes[of], its.targets[of]) for its, of in pairs])
+    if mirrored:
+        labels = np.concatenate([labels, labels])
+        targets = np.concatenate([targets, targets * [-1, 1, 1, 1]])
+    counts = np.maximum(np.bincount(labels, minlength=BACKGROUND + 1), 1)[:, None]
+    mean, square = np.zeros((2, BACKGROUND + 1, 4))
+    np.add.at(mean, labels, targets)
+    mean /= counts
+    np.add.at(square, labels, (targets - mean[labels]) ** 2)
+    std = np.sqrt(square / counts)
+    return mean, np.where(std > 0, std, 1.0)
 
 
 def encode(boxes: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -188,6 +216,11 @@ def rescaled(boxes: np.ndarray, factor: float, width: int, height: int) -> np.nd
     """Boxes in an image that is scaled by `factor` to width × height: round(f(b − 1) + 1)."""
     limits = (width, height) * 2
     return np.clip(np.floor(factor * (boxes - 1) + 1 + 0.5), 1, limits)
+
+
+def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
+    """Boxes in the mirror image of one of this width."""
+    return np.stack([width + 1 - boxes[:, 2], boxes[:, 1], width + 1 - boxes[:, 0], boxes[:, 3]], 1)
 
 
 def scale_factor(width: int, height: int, short: int = 600, long: int = 1000) -> float:

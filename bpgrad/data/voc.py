@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from bpgrad.data.files import Source
+from bpgrad.data.imagefolder import look_at
 from bpgrad.errors import DataError
 
 CLASSES = (
@@ -43,7 +44,18 @@ ARCHIVES = {
     "VOCtrainval_25-May-2011.tar": "6c3384ef61512963050cb5d687e5bf1e",
     "benchmark.tgz": "82b4d87ceb2ed10f6038a1cba92111cb",
 }
-VOC2011, SBD = "TrainVal/VOCdevkit/VOC2011", "sbd"
+#: Those of the edition of 2007, and the published proposals of its images.
+ARCHIVES_2007 = {
+    "VOCtrainval_06-Nov-2007.tar": "c52e279531787c972589f7e41ab4ae64",
+    "VOCtest_06-Nov-2007.tar": "b6e924de25625d8de591ea690078ad9f",
+    "r-cnn-release1-selective-search.tgz": "6cf6df219c1e514f64482f11d00bd0b4",
+}
+VOC2007, VOC2011, SBD = "VOCdevkit/VOC2007", "TrainVal/VOCdevkit/VOC2011", "sbd"
+# Number of names of the official lists of 2007, and the md5 of the names, sorted, a line each.
+LISTS_2007 = {
+    "trainval": (5011, "6bbc13b89b81841ff01d338d7aaceeda"),
+    "test": (4952, "36633db6dcced83bc7dd9d1437554456"),
+}
 VALIDATION_2011 = 736
 # Of the names of the official seg11valid, sorted, a line each.
 VALIDATION_MD5 = "f5505c6091f9b7dda0dc5c887a1588ff"
@@ -74,6 +86,14 @@ class Annotation:
     difficult: np.ndarray
     truncated: np.ndarray
     occluded: np.ndarray
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image, and its objects."""
+
+    image: Path
+    objects: Annotation
 
 
 def palette() -> np.ndarray:
@@ -229,6 +249,70 @@ def segmentation_2011(data_root: Path, *, sbd: bool = True) -> tuple[list[Pair],
         ],
         [_voc_pair(voc, name) for name in validation],
     )
+
+
+def reduced_detection(data_root: Path) -> tuple[list[Photo], list[Photo]]:
+    """The photos of the reduced edition: 106 to train on and 106 to test on, by name.
+
+    Raises DataError if the folder is not the one that is pinned.
+    """
+    REDUCED.verify(data_root)
+    folder = data_root / REDUCED.folder
+    train, test = (_photos(folder, read_list(main_list(folder, s))) for s in LISTS_2007)
+    return train, test
+
+
+def detection_2007(data_root: Path) -> tuple[list[Photo], list[Photo]]:
+    """The 5,011 photos of VOC 2007 to train on, and the 4,952 to test on, by name.
+
+    Raises DataError: a list is missing or not the official one, or a photo or its annotation is
+    missing or wrong.
+    """
+    folder, found = data_root / VOC2007, []
+    for split, (count, md5) in LISTS_2007.items():
+        path = main_list(folder, split)
+        if not path.is_file():
+            archives = ", ".join(f"{file} (md5 {md5})" for file, md5 in ARCHIVES_2007.items())
+            raise DataError(
+                f"voc2007: {path} is missing; unpack {archives}: the first two into {data_root} as "
+                "torchvision does, of the third the folder selective_search_data into it"
+            )
+        names = read_list(path)
+        if hashlib.md5("\n".join(sorted(names)).encode()).hexdigest() != md5:
+            raise DataError(f"{path}: has {len(names)} names that are not the official {count}")
+        found.append(_photos(folder, names))
+    return found[0], found[1]
+
+
+def main_list(folder: Path, split: str) -> Path:
+    """Where a folder has the list of a split's images."""
+    return folder / "ImageSets" / "Main" / f"{split}.txt"
+
+
+def _photos(folder: Path, names: Sequence[str]) -> list[Photo]:
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda name: read_photo(folder, name), sorted(names)))
+
+
+def read_photo(folder: Path, name: str) -> Photo:
+    """A photo of a folder in VOC's layout, and its annotation.
+
+    Raises DataError, with file and reason, if one of them is missing or damaged, or if they are not
+    of one size.
+    """
+    path = folder / "JPEGImages" / f"{name}.jpg"
+    objects = read_annotation(folder / "Annotations" / f"{name}.xml")
+    if not path.is_file():
+        raise DataError(f"{path} is missing; {name} is in a list of images")
+    (width, height), note, readable = look_at(path)
+    if not readable:
+        raise DataError(f"{path} is truncated or no image ({note})")
+    if (width, height) != (objects.width, objects.height):
+        raise DataError(
+            f"{path}: is {width} × {height} pixels, its annotation of "
+            f"{objects.width} × {objects.height}"
+        )
+    return Photo(path, objects)
 
 
 def _segmentation_list(folder: Path, split: str) -> Path:

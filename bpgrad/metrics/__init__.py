@@ -5,8 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """How a quantity is shown: its title, its unit, and which direction is better."""
+    """How a quantity is shown: its title, its unit, and which direction is better.
+
+    A `detail`, as the score of a single class, is in tables, but not in the line of an epoch.
+    """
 
     title: str
     unit: str = ""
     higher_is_better: bool = False
+    detail: bool = False

@@ -1,5 +1,6 @@
 """Scores of semantic segmentation, from a confusion matrix (reference §7)."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +46,21 @@ def scores(confusion: Tensor, *, present_only: bool = False) -> dict[str, float]
     }
     percent = {name: 100 * float(value) for name, value in found.items()}
     return percent | {"average": sum(percent.values()) / len(percent)}
+
+
+def resampled_mean_iu(confusions: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The mean IU in %, by all classes, in resamples of the images: float64 (B,).
+
+    Args:
+        confusions: (images, c, c), of counts of pixels; rows are the truth.
+        counts: (B, images): how often each image is in a resample, as `bpgrad.metrics.bootstrap`
+            draws them.
+    """
+    classes = confusions.shape[1]
+    summed = (counts @ confusions.reshape(len(confusions), -1)).reshape(-1, classes, classes)
+    right = np.diagonal(summed, axis1=1, axis2=2)
+    union = summed.sum(1) + summed.sum(2) - right
+    return 100 * (right / np.maximum(union, 1)).mean(1)
 
 
 def class_iu(confusion: Tensor) -> list[float]:

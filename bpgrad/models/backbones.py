@@ -77,6 +77,16 @@ def load_trunk(trunk: nn.Sequential, state: Mapping[str, Tensor]) -> None:
     trunk.load_state_dict({name: state[f"features.{name}"] for name in trunk.state_dict()})
 
 
+def freeze_blocks(trunk: nn.Sequential, blocks: int) -> None:
+    """Freeze VGG-16's first blocks: the convolutions before so many of its pools."""
+    pools = 0
+    for layer in trunk:
+        pools += isinstance(layer, nn.MaxPool2d)
+        if pools == blocks:
+            return
+        layer.requires_grad_(False)
+
+
 @torch.no_grad()
 def draw(parameter: Tensor, std: float, generator: torch.Generator) -> None:
     """Fill a weight from N(0, std²): in float64 on the CPU, the same bits on every machine."""
@@ -97,23 +107,31 @@ class KeyedDropout(nn.Module):
         super().__init__()
         self.stream = stream
 
-    def forward(self, input: Tensor, keys: Sequence[Sequence[int]] | None) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        keys: Sequence[Sequence[int]] | None,
+        rows: Sequence[int] | None = None,
+    ) -> Tensor:
         """Input (N, ...), with a key (a few integers from 0 on) for each of the N; None keeps all.
 
-        In evaluation everything is kept.
+        `rows`: a key for so many of the N, one after the other. In evaluation everything is kept.
         """
         if keys is None or not self.training:
             return input
         size = input[0].numel()
+        counts = [1] * len(keys) if rows is None else rows
         bits = [
             np.unpackbits(
                 np.frombuffer(
-                    np.random.Generator(np.random.Philox([*key, self.stream])).bytes(-(-size // 8)),
+                    np.random.Generator(np.random.Philox([*key, self.stream])).bytes(
+                        -(-count * size // 8)
+                    ),
                     np.uint8,
                 ),
-                count=size,
+                count=count * size,
             )
-            for key in keys
+            for key, count in zip(keys, counts, strict=True)
         ]
-        mask = torch.from_numpy(np.stack(bits)).to(input.device).view(input.shape)
+        mask = torch.from_numpy(np.concatenate(bits)).to(input.device).view(input.shape)
         return input * (2 * mask).to(input.dtype)

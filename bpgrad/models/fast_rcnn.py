@@ -1,11 +1,12 @@
 """Fast R-CNN on VGG-16 (the paper's) and on SqueezeNet 1.1 (reference §6)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torchvision  # noqa: F401  (its operators)
 from torch import Tensor, nn
-from torchvision.ops import roi_pool
 
 from bpgrad.models.backbones import (
     VGG16_CHANNELS,
@@ -19,6 +20,31 @@ from bpgrad.models.backbones import (
 CLASSES = 21  # background last
 CELLS = 7
 STRIDE = 16
+
+
+class MaxPooled(torch.autograd.Function):
+    """torchvision's roi_pool, with a gradient that is deterministic on a GPU too.
+
+    torchvision's adds atomically there, and raises where determinism is asked for.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, regions: Tensor) -> Tensor:
+        found, places = torch.ops.torchvision.roi_pool(features, regions, 1 / STRIDE, CELLS, CELLS)
+        ctx.save_for_backward(places, regions[:, 0].long())
+        ctx.shape = features.shape
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        places, images = ctx.saved_tensors
+        n, channels, height, width = ctx.shape
+        # Of the place in its plane, −1 in an empty cell, to that in all features.
+        planes = images[:, None] * channels + torch.arange(channels, device=gradient.device)
+        index = planes[:, :, None, None] * (height * width) + places.clamp(min=0)
+        values = torch.where(places >= 0, gradient, 0).flatten()
+        found = gradient.new_zeros(n * channels * height * width)
+        return found.index_add_(0, index.flatten(), values).view(ctx.shape), None
 
 
 class FastRcnn(nn.Module):
@@ -58,6 +84,7 @@ class FastRcnn(nn.Module):
         images: Tensor,
         regions: Tensor,
         keys: Sequence[Sequence[int]] | None = None,
+        rows: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Scores (R, 21) of the regions, and the changes (R, 84) of their boxes for each class.
 
@@ -65,14 +92,27 @@ class FastRcnn(nn.Module):
             images: (N, 3, H, W), padded to a common size.
             regions: (R, 5), float32: the index of the image, and x1, y1, x2, y2 in its pixels,
                 counted from 1.
-            keys: A key for the dropout masks of each region.
+            keys: A key for the dropout masks of each region, or of each image.
+            rows: The number of regions of each key; None is one.
         """
-        x = self.pooled(self.trunk(images), regions)
+        return self.head(self.trunk(images), regions, keys, rows)
+
+    def head(
+        self,
+        features: Tensor,
+        regions: Tensor,
+        keys: Sequence[Sequence[int]] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The same of the trunk's features; the changes are float32 whatever the precision."""
+        x = self.pooled(features, regions)
         for k, layer in enumerate(self.hidden):
             x = F.relu(layer(x), inplace=True)
             if self.dropouts:
-                x = self.dropouts[k](x, keys)
-        return self.classes(x), self.boxes(x)
+                x = self.dropouts[k](x, keys, rows)
+        with torch.autocast(x.device.type, enabled=False):
+            changes = self.boxes(x.float())
+        return self.classes(x), changes
 
     def pooled(self, features: Tensor, regions: Tensor) -> Tensor:
         """The greatest feature in each of 7 × 7 cells of a region: (R, channels · 49).
@@ -83,7 +123,7 @@ class FastRcnn(nn.Module):
         # autocast would have the features back in half precision, which the operator does not take.
         with torch.autocast(features.device.type, enabled=False):
             zero_based = regions.float() - regions.new_tensor([0, 1, 1, 1, 1]).float()
-            found = roi_pool(features.float(), zero_based, CELLS, 1 / STRIDE)
+            found = MaxPooled.apply(features.float().contiguous(), zero_based)
         return self.scale * found.flatten(1)
 
     def lr_multipliers(self) -> dict[str, float]:
@@ -151,9 +191,12 @@ def losses(
         targets: (R, 4), normalised; those of background do not matter.
     """
     entropy = F.cross_entropy(scores, labels, reduction="sum")
-    rows = torch.nonzero(labels != CLASSES - 1).squeeze(1)
-    its = changes.view(len(changes), CLASSES, 4)[rows, labels[rows]]
-    return entropy, F.smooth_l1_loss(its, targets[rows], reduction="sum")
+    rows = torch.arange(len(labels), device=labels.device)
+    its = changes.view(-1, CLASSES, 4)[rows, labels]
+    # Chosen by a mask: to count the rows would wait for a GPU.
+    shown = (labels != CLASSES - 1)[:, None]
+    each = F.smooth_l1_loss(its, torch.where(shown, targets, 0), reduction="none")
+    return entropy, torch.where(shown, each, 0).sum()
 
 
 def _draw_he(layer: nn.Linear, generator: torch.Generator) -> None:

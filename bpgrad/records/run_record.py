@@ -9,6 +9,8 @@
     steps.npz      a row an iteration for the first epochs, quantiles for every epoch; of a run that
                    is under way or was killed it may lack the last epochs
     pictures/      small pictures of what the model does, of tasks that draw some (WebP)
+    ranked.npz     what detections and what objects each test image has (bpgrad.metrics.voc.Ranked),
+                   of detection; of segmentation confusion.npz, how often it calls what what
     result.json    final metrics (null: not finite) and the sha256 of every file; written last, only
                    on success
 
@@ -39,7 +41,7 @@ from bpgrad.records.files import (
     append_line,
     told_as_one_line,
     write_arrays,
-    write_atomically,
+    write_bytes,
     write_text,
 )
 from bpgrad.records.reading import Content, Row
@@ -286,8 +288,13 @@ class RunRecord:
     def write_picture(self, name: str, picture: Image) -> None:
         memory = io.BytesIO()
         picture.save(memory, "WEBP", quality=80)
-        path = self.directory / "pictures" / f"{name}.webp"
-        write_atomically(path, lambda file: file.write(memory.getbuffer()))
+        write_bytes(self.directory / "pictures" / f"{name}.webp", memory.getvalue())
+
+    def write_outputs(self, small: Mapping[str, bytes], large: Mapping[str, bytes]) -> None:
+        """Write files of what the model does: into the record, and beside the checkpoints."""
+        for folder, files in ((self.directory, small), (self.checkpoints, large)):
+            for name, content in files.items():
+                write_bytes(folder / name, content)
 
     def pictures(self) -> dict[str, bytes]:
         """The pictures' files, by name."""

@@ -1,22 +1,31 @@
 """Semantic segmentation with FCN-32s on Pascal VOC (reference §7), and its reduced edition."""
 
+import io
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from bpgrad.data import order, pretrained, voc
+from bpgrad.data import pretrained, voc
 from bpgrad.data.pipeline import EpochLoader
 from bpgrad.data.pretrained import Preprocessing
 from bpgrad.data.segmentation import Example, Examples
 from bpgrad.errors import ConfigError
 from bpgrad.metrics import Metric
-from bpgrad.metrics.segmentation import all_background, class_iu, confusion_matrix, scores
+from bpgrad.metrics.bootstrap import bootstrap
+from bpgrad.metrics.segmentation import (
+    all_background,
+    class_iu,
+    confusion_matrix,
+    resampled_mean_iu,
+    scores,
+)
 from bpgrad.models.fcn32s import (
     CLASSES,
     FORMS,
@@ -26,14 +35,15 @@ from bpgrad.models.fcn32s import (
     vgg16_fcn32s,
 )
 from bpgrad.tasks.pictures import segmented
-from bpgrad.tasks.task import Batch, Context, Task
+from bpgrad.tasks.task import Batch, Context
+from bpgrad.tasks.voc import OnVoc, as_list, check_shares, divided
 
 COLLAPSED = 1.0  # points of mean IU beside calling everything background
 PICTURES = 4
 EVAL_BATCH = 10  # of warped validation images
 
 
-class Segmentation(Task):
+class Segmentation(OnVoc):
     """What the paper's edition and the reduced one share.
 
     Two validations, each epoch. The curves: the objective and `warped_*`, of images warped and
@@ -57,6 +67,7 @@ class Segmentation(Task):
     metrics: Mapping[str, Metric] = {
         "objective": Metric("objective"),
         "mean_iu": Metric("mean IU", "%", higher_is_better=True),
+        "mean_iu_error": Metric("mean IU, standard error over images", "%"),
         "pixel_accuracy": Metric("pixel accuracy", "%", higher_is_better=True),
         "mean_accuracy": Metric("mean accuracy", "%", higher_is_better=True),
         "average": Metric("average", "%", higher_is_better=True),
@@ -76,13 +87,9 @@ class Segmentation(Task):
         holdout: float,
     ) -> None:
         _check_options(size, side, form, deconvolution)
-        train, judged = self._pairs(context, holdout)
-        if context.batch_size > len(train):
-            raise ConfigError(
-                f"batch_size={context.batch_size}: above the {len(train)} training examples"
-            )
-        voc.check_pairs([*train, *judged])
         self.context, self.world = context, context.world
+        train, judged = divided(*self._read_pairs(), context, holdout)
+        voc.check_pairs([*train, *judged])
         self.caffe, self.moving, self.dropout = form == "caffe", deconvolution == "moving", dropout
         self.state, preprocessing = self._weights()
         self.examples = Examples(
@@ -92,7 +99,10 @@ class Segmentation(Task):
             side=side,
             multiple=not self.caffe,
         )
-        self.load = EpochLoader(self.examples, _as_list, context.workers)
+        self.trained = self.examples.trained
+        check_shares(self.trained, context)
+        self._confusions: np.ndarray | None = None  # of the model as it was judged last
+        self.load = EpochLoader(self.examples, as_list, context.workers)
 
     @abstractmethod
     def _read_pairs(self) -> tuple[list[voc.Pair], list[voc.Pair]]:
@@ -106,41 +116,14 @@ class Segmentation(Task):
     def _build(self, generator: torch.Generator) -> FCN32s:
         """The net, from these weights."""
 
-    def _pairs(self, context: Context, holdout: float) -> tuple[list[voc.Pair], list[voc.Pair]]:
-        self.context = context
-        train, test = self._read_pairs()
-        train, test = train[: context.train_examples], test[: context.val_examples]
-        if not holdout:
-            return train, test
-        kept = len(train) - round(holdout * len(train))
-        if not 0 < kept < len(train):
-            raise ConfigError(
-                f"task.holdout={holdout}: must be a part of the {len(train)} training examples, "
-                "0.1 for a tenth of them"
-            )
-        return train[:kept], train[kept:]
-
-    def build_model(self, seed: int) -> nn.Module:
-        model = self._build(torch.Generator().manual_seed(seed))
-        return model.to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def lr_multipliers(self, model: nn.Module) -> Mapping[str, float]:
-        assert isinstance(model, FCN32s)
-        return model.lr_multipliers()
-
-    def batch_order(self, epoch: int) -> Tensor:
-        return order.train_order(self.examples.trained, self.context.seed, epoch)
-
     def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        batches = self.batch_order(epoch).split(self.context.batch_size)[start:]
-        shares = [indices[self.world.rank :: self.world.size].tolist() for indices in batches]
-        for indices, examples in zip(batches, self.load(epoch, shares), strict=True):
-            drawn = [self.examples.drawn(epoch, index).tobytes() for index in indices.tolist()]
+        for indices, examples in self._loaded(epoch, start):
+            drawn = [self.examples.drawn(epoch, index).tobytes() for index in indices]
             yield Batch(
                 [(example.image, example.key) for example in examples],
                 [example.labels for example in examples],
                 size=len(indices),
-                consumed=indices.numpy().tobytes() + b"".join(drawn),
+                consumed=np.array(indices, np.int64).tobytes() + b"".join(drawn),
             )
 
     def objective(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -153,9 +136,7 @@ class Segmentation(Task):
 
     def stacked(self, images: Sequence[Tensor]) -> Tensor:
         """Images of one size as a tensor on the device."""
-        return torch.stack(list(images)).to(
-            self.world.device, memory_format=torch.channels_last, non_blocking=True
-        )
+        return self.on_device(torch.stack(list(images)))
 
     def losses(self, found: Tensor, labels: Sequence[Tensor]) -> Tensor:
         """The loss of each image (N,), of scores (N, 21, H, W); 0 of one that is all void.
@@ -173,12 +154,15 @@ class Segmentation(Task):
         return sums / ((truth != voc.VOID).flatten(1).sum(1) + 1)
 
     def evaluate(self, model: nn.Module, epoch: int) -> dict[str, float]:
-        confusion, found = self._tested(model, self.examples.tested), self._warped(model, epoch)
-        each = zip(("background", *voc.CLASSES), class_iu(confusion), strict=True)
-        return found | self._table(confusion) | {f"iu_{name}": value for name, value in each}
+        each = self._confusions = self._tested(model, self.examples.tested).cpu().numpy()
+        confusion, found = torch.from_numpy(each.sum(0)), self._warped(model, epoch)
+        resampled = bootstrap(lambda counts: resampled_mean_iu(each, counts), len(each))
+        found["mean_iu_error"] = float(resampled.std(ddof=1))
+        ius = zip(("background", *voc.CLASSES), class_iu(confusion), strict=True)
+        return found | self._table(confusion) | {f"iu_{name}": value for name, value in ius}
 
     def evaluate_training(self, model: nn.Module) -> dict[str, float]:
-        return scores(self._tested(model, self.examples.training_tested))
+        return scores(self._tested(model, self.examples.training_tested).sum(0))
 
     def _table(self, confusion: Tensor) -> dict[str, float]:
         found, background = scores(confusion), all_background(confusion)
@@ -209,14 +193,15 @@ class Segmentation(Task):
 
     @torch.no_grad()
     def _tested(self, model: nn.Module, indices: Sequence[int]) -> Tensor:
-        """The confusion matrix of whole images, at their own size."""
+        """The confusion matrix of each of some whole images, at its own size: (N, 21, 21)."""
         model.eval()
-        confusion = self._no_counts()
-        for (example,) in self._share(0, indices, 1):
+        each = self._no_counts().repeat(len(indices), 1, 1)
+        own = range(self.world.rank, len(indices), self.world.size)
+        for k, (example,) in zip(own, self._share(0, indices, 1), strict=True):
             truth = example.labels.to(self.world.device)
-            confusion += confusion_matrix(truth, self._labels(model, example), CLASSES, voc.VOID)
+            each[k] = confusion_matrix(truth, self._labels(model, example), CLASSES, voc.VOID)
         model.train()
-        return self.world.sum_(confusion)
+        return self.world.sum_(each)
 
     def _labels(self, model: nn.Module, example: Example) -> Tensor:
         """The labels that the model gives the pixels of a mask, int64 (H, W)."""
@@ -229,10 +214,14 @@ class Segmentation(Task):
     def _no_counts(self) -> Tensor:
         return torch.zeros(CLASSES, CLASSES, dtype=torch.int64, device=self.world.device)
 
-    def _share(self, epoch: int, indices: Sequence[int], size: int) -> Iterator[list[Example]]:
-        """The part of this process of some examples, in batches."""
-        own = indices[self.world.rank :: self.world.size]
-        return self.load(epoch, [own[k : k + size] for k in range(0, len(own), size)])
+    def outputs(self, model: nn.Module) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+        """The confusion matrix of each image to judge by, for the spread over images."""
+        if self._confusions is None:
+            with self._alone():
+                self._confusions = self._tested(model, self.examples.tested).cpu().numpy()
+        memory = io.BytesIO()
+        np.savez_compressed(memory, confusion=self._confusions.astype(np.int32))
+        return {"confusion.npz": memory.getvalue()}, {}
 
     @torch.no_grad()
     def pictures(self, model: nn.Module) -> Mapping[str, Image.Image]:
@@ -342,10 +331,6 @@ class ReducedVocSegmentation(Segmentation):
 
     def _build(self, generator: torch.Generator) -> FCN32s:
         return squeezenet_fcn32s(self.state, generator, dropout=self.dropout, moving=self.moving)
-
-
-def _as_list(examples: list[Example]) -> list[Example]:
-    return examples
 
 
 def _check_options(size: int, side: int | None, form: str, deconvolution: str) -> None:

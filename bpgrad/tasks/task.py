@@ -18,7 +18,8 @@ class Context:
     """What the trainer tells a task: where the data is, how much of it, on which device.
 
     `workers` is the number of processes that read and augment, for tasks that stream their data; 0
-    does it in the training process. It never changes a batch.
+    does it in the training process. It never changes a batch. `epochs` is the length of the
+    run, for tasks that judge its last ones more thoroughly; None judges every one so.
     """
 
     world: World
@@ -29,6 +30,7 @@ class Context:
     val_examples: int | None = None
     download: bool = False
     workers: int = 0
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -156,3 +158,10 @@ class Task(ABC):
     def pictures(self, model: nn.Module) -> Mapping[str, Image]:
         """Small pictures of what the trained model does, by name; called once, in one process."""
         return {}
+
+    def outputs(self, model: nn.Module) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+        """Files of what the trained model does, by name; called once, in one process.
+
+        Small ones for the record, and larger ones that lie beside the checkpoints.
+        """
+        return {}, {}

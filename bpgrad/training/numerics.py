@@ -81,6 +81,7 @@ def context_of(cfg: Config, world: World) -> Context:
         val_examples=cfg.scale.val_examples,
         download=cfg.download,
         workers=available_workers() if cfg.workers is None else cfg.workers,
+        epochs=cfg.epochs,
     )
 
 

@@ -130,7 +130,7 @@ def epoch_line(
         shown = [
             f"{metric.title} {row[f'{phase}_{name}']:.4g} {metric.unit}".rstrip()
             for name, metric in metrics.items()
-            if f"{phase}_{name}" in row
+            if f"{phase}_{name}" in row and not metric.detail
         ]
         parts.append(" ".join([phase, *shown]))
     return "  ".join([*parts, f"{timing['images_per_second']:.0f} images/s", f"ETA {eta}"])

@@ -282,6 +282,7 @@ class _Run:
             self.history.write_steps(self.record)
             for name, picture in self.task.pictures(self.model).items():
                 self.record.write_picture(name, picture)
+            self.record.write_outputs(*self.task.outputs(self.model))
             result = self.record.write_result(result)
             self.record = self.record.complete()
         for line in (*reservations(result), f"recorded in {self.record.directory}"):

@@ -17,8 +17,8 @@ from bpgrad.data.proposals import (
     quotas,
     read_mat,
     rescaled,
-    sampled,
     scale_factor,
+    shuffled,
 )
 from bpgrad.data.voc import Annotation
 from bpgrad.errors import DataError
@@ -124,17 +124,17 @@ def test_labels() -> None:
     assert labelled(given, annotation()).labels.tolist() == [-1] * 5
 
 
-def test_at_most_16_of_64_show_an_object() -> None:
+def test_at_most_16_regions_show_an_object() -> None:
     labels = np.array([3] * 40 + [BACKGROUND] * 100 + [-1] * 60)
-    chosen = sampled(labels, np.random.default_rng(0))
-    assert len(chosen) == len(set(chosen)) == 64
-    assert (labels[chosen[:16]] == 3).all()
-    assert (labels[chosen[16:]] == BACKGROUND).all()
-    assert np.array_equal(chosen, sampled(labels, np.random.default_rng(0)))
-    assert not np.array_equal(chosen, sampled(labels, np.random.default_rng(1)))
+    draws = np.random.default_rng(0).random(200)
+    shown, others = shuffled(labels, draws)
+    assert (len(shown), len(others)) == (16, 64)
+    assert shown.tolist() == np.argsort(draws[:40])[:16].tolist()
+    assert (others - 40).tolist() == np.argsort(draws[40:140])[:64].tolist()
     few = np.array([3] * 5 + [BACKGROUND] * 2 + [-1])
-    assert sorted(sampled(few, np.random.default_rng(0))) == [0, 1, 2, 3, 4, 5, 6]
-    assert sampled(np.array([-1, -1]), np.random.default_rng(0)).tolist() == []
+    shown, others = shuffled(few, draws[:8])
+    assert (sorted(shown), sorted(others)) == ([0, 1, 2, 3, 4], [5, 6])
+    assert [part.tolist() for part in shuffled(np.array([-1, -1]), draws[:2])] == [[], []]
 
 
 def test_the_quota_shrinks_in_place() -> None:
@@ -164,6 +164,11 @@ def test_the_reference_s_inverse_has_no_plus_one() -> None:
     assert decode(box, np.zeros((1, 4)), 100, 80).tolist() == box.tolist()
     assert decode(box, boxes((0.1, 0, 0, 0)), 100, 80).tolist() == [[13, 11, 33, 31]]
     assert decode(box, boxes((9, -9, 0, 0)), 100, 80)[0].tolist() == [100, 1, 100, 1]
+
+
+def test_a_mirror_image_of_a_box() -> None:
+    assert proposals.mirrored(boxes((1, 2, 10, 20)), 100).tolist() == [[91, 2, 100, 20]]
+    assert proposals.mirrored(boxes((1, 2, 100, 20)), 100).tolist() == [[1, 2, 100, 20]]
 
 
 def test_scales() -> None:

@@ -1,4 +1,6 @@
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,16 @@ from PIL import Image
 from bpgrad.data import voc
 from bpgrad.data.voc import Pair, check_pairs, read_annotation, read_image, read_list, read_mask
 from bpgrad.errors import DataError
-from tests.voc import an_object, annotation, square, write_list, write_mask, write_pair
+from tests.voc import (
+    an_object,
+    annotation,
+    square,
+    write_image,
+    write_list,
+    write_mask,
+    write_pair,
+    write_photo,
+)
 
 
 @pytest.fixture
@@ -204,6 +215,44 @@ def test_annotations_that_are_refused(text: str, words: str, tmp_path: Path) -> 
     assert "000001.xml" in str(refused.value)
 
 
+# -- photos --------------------------------------------------------------------------------------
+
+
+def test_a_photo_and_its_objects(tmp_path: Path) -> None:
+    photo = write_photo(tmp_path, "000001", (60, 40), [(6, (5, 6, 30, 36))])
+    assert (photo.objects.width, photo.objects.height) == (60, 40)
+    assert photo.objects.boxes.tolist() == [[5, 6, 30, 36]]
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda path: path.unlink(), "is missing; 000001 is in a list of images"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-40]), "is truncated or no image"),
+        (lambda path: path.write_bytes(b"GIF"), "is truncated or no image"),
+        (
+            lambda path: write_image(path, np.zeros((40, 61, 3), np.uint8)),
+            "is 61 × 40 pixels, its annotation of 60 × 40",
+        ),
+    ],
+)
+def test_photos_that_are_refused(harm: Any, words: str, tmp_path: Path) -> None:
+    photo = write_photo(tmp_path, "000001", (60, 40), [(6, (5, 6, 30, 36))])
+    harm(photo.image)
+    with pytest.raises(DataError, match=words) as refused:
+        voc.read_photo(tmp_path, "000001")
+    assert str(photo.image) in str(refused.value)
+
+
+def test_lists_of_another_edition_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"trainval.txt is missing; unpack VOCtrainval_06-Nov-2007"):
+        voc.detection_2007(tmp_path)
+    lists = tmp_path / voc.VOC2007 / "ImageSets" / "Main"
+    write_list(lists / "trainval.txt", ["000005", "000007"])
+    with pytest.raises(DataError, match="has 2 names that are not the official 5011"):
+        voc.detection_2007(tmp_path)
+
+
 # -- the real files ------------------------------------------------------------------------------
 
 
@@ -217,6 +266,24 @@ def test_the_reduced_edition(data_root: Path) -> None:
     check_pairs([*train, *test])
     (cat,) = [pair for pair in (*train, *test) if pair.name == "000068"]
     assert set(np.unique(read_mask(cat.mask))) == {0, 3, 255}
+
+
+def test_the_official_lists(data_root: Path) -> None:
+    for split, (count, md5) in voc.LISTS_2007.items():
+        path = data_root / "voc-lists" / "VOC2007" / "Main" / f"{split}.txt"
+        if not path.is_file():
+            pytest.skip(f"{path} is not there")
+        names = sorted(read_list(path))
+        assert len(names) == count
+        assert hashlib.md5("\n".join(names).encode()).hexdigest() == md5
+
+
+def test_the_reduced_edition_of_detection(data_root: Path) -> None:
+    train, test = voc.reduced_detection(data_root)
+    assert (len(train), len(test)) == (106, 106)
+    names = [{photo.objects.name for photo in photos} for photos in (train, test)]
+    assert not names[0] & names[1]
+    assert {"000004", "001551"} <= names[1]
 
 
 def test_every_real_annotation_is_read(data_root: Path) -> None:

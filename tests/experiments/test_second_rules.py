@@ -464,25 +464,36 @@ def test_a_diverged_run_of_detection_has_found_nothing() -> None:
     assert check.right == {1: 0, 2: 0, 3: 0}
 
 
-def test_adadelta_in_detection() -> None:
+@pytest.mark.parametrize("suffix", ["", "-reduced"])
+def test_adadelta_in_detection(suffix: str) -> None:
     """C18: every setting stays 10 points below Adagrad; one that diverged has no mAP."""
-    place = ("adadelta_detection", "voc_detection")
+    place = (f"adadelta_detection{suffix}", "voc_detection")
 
     def found(*maps: float) -> Evidence:
         tuned = evidence(place, {f"Adadelta, ε = {k}": {"val_map": v} for k, v in enumerate(maps)})
-        table = voc_detection(n=5)
-        return together(tuned, table)
+        for each in tuned.comparisons[place].runs:
+            object.__setattr__(each, "config", {"scale": {"name": suffix[1:] or "paper"}})
+        return together(tuned, voc_detection(suffix, n=5))
 
-    assert judge("C18", found(20.0, 48.0)).outcome == R
-    assert judge("C18", found(20.0, 58.0)).outcome == N
+    def outcome(of: Evidence) -> Outcome:
+        return judge("C18", of, reduced=bool(suffix)).outcome
+
+    assert outcome(found(20.0, 48.0)) == R
+    assert outcome(found(20.0, 58.0)) == N
     lost = diverge(found(20.0, 58.0), place, "Adadelta, ε = 1", 1, 2, 3, 4, 5)
-    assert judge("C18", lost).outcome == R
-    assert [set(check.left.values()) for check in voc.c18(lost)][1] == {0.0}
-    assert "any setting" in judge("C18", voc_detection()).needs
+    assert outcome(lost) == R
+    assert [set(check.left.values()) for check in voc.c18(lost, suffix)][1] == {0.0}
+    # So does a run that collapsed to background, whatever its mAP.
+    dead = found(20.0, 58.0)
+    for each in dead.comparisons[place].runs:
+        each.rows["val_collapsed"] = float(each.solver.endswith("1"))
+    assert outcome(dead) == R
+    absent = judge("C18", voc_detection(suffix), reduced=bool(suffix))
+    assert "any setting" in absent.needs
     alone = found(20.0, 48.0)  # of Table 2 Adagrad is all that it looks at
-    table = alone.comparisons["table2", "voc_detection"]
+    table = alone.comparisons[f"table2{suffix}", "voc_detection"]
     object.__setattr__(table, "runs", tuple(r for r in table.runs if r.solver == "Adagrad"))
-    assert judge("C18", alone).outcome == R
+    assert outcome(alone) == R
 
 
 SEGMENTATION = {

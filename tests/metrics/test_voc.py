@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpgrad.metrics.voc import Detections, GroundTruth, average_precision, box_iou
+from bpgrad.metrics.voc import (
+    Detections,
+    GroundTruth,
+    _rows,
+    average_precision,
+    box_iou,
+    coco_average_precision,
+)
 
 BOX = (10, 10, 29, 29)
 
@@ -24,10 +31,10 @@ def detected(*rows: tuple[int, int, float, Sequence[float]]) -> Detections:
 
 def there(*rows: tuple[int, int, Sequence[float], bool]) -> GroundTruth:
     """Image, label, box, difficult."""
-    images, labels, boxes, difficult = zip(*rows, strict=True)
+    images, labels, boxes, difficult = zip(*rows, strict=True) if rows else ((), (), (), ())
     return GroundTruth(
         *(np.array(images, int), np.array(labels, int)),
-        *(np.array(boxes, float), np.array(difficult, bool)),
+        *(np.array(boxes, float).reshape(-1, 4), np.array(difficult, bool)),
     )
 
 
@@ -179,3 +186,64 @@ def test_the_whole_of_voc_2007_in_seconds() -> None:
     result = average_precision(found, truth, 20)
     assert result.shape == (20,)
     assert (result > 0).all()
+
+
+# -- COCO ----------------------------------------------------------------------------------------
+
+
+def test_coco_s_ap_by_hand() -> None:
+    """20 × 20 against 20 × 18 pixels: IoU 0.9, true at nine of the ten thresholds."""
+    truth = there((0, 0, (1, 1, 20, 20), False))
+    assert coco_average_precision(detected((0, 0, 0.9, (1, 1, 20, 20))), truth, 2) == pytest.approx(
+        100
+    )
+    nearly = detected((0, 0, 0.9, (1, 1, 20, 18)))
+    assert coco_average_precision(nearly, truth, 2) == pytest.approx(90)
+    assert np.isnan(coco_average_precision(detected((0, 0, 0.9, BOX)), there(), 1))
+
+
+def test_difficult_objects_and_images_without_any_count_as_in_coco() -> None:
+    truth = there((3, 0, BOX, True), (5, 0, BOX, False))
+    found = detected((3, 0, 0.9, BOX), (5, 0, 0.8, BOX))
+    assert coco_average_precision(found, truth, 1) == pytest.approx(100)
+    elsewhere = detected((4, 0, 0.9, BOX), (5, 0, 0.8, BOX))
+    assert coco_average_precision(elsewhere, truth, 1) == pytest.approx(50)
+
+
+def test_coco_takes_the_hundred_highest_of_an_image() -> None:
+    truth = there((0, 0, BOX, False), (1, 0, BOX, False))
+    wrong = [(0, 0, 0.5 + k * 1e-3, (100, 100, 110, 110)) for k in range(100)]
+    found = detected(*wrong, (0, 0, 0.4, BOX), (1, 0, 0.9, BOX))
+    assert coco_average_precision(found, truth, 1) == pytest.approx(100 * 51 / 101)
+
+
+def test_coco_s_ap_against_another_implementation() -> None:
+    """Skipped where faster-coco-eval is not installed."""
+    faster = pytest.importorskip("faster_coco_eval")
+    rng = np.random.default_rng(0)
+
+    def some(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        corners = rng.integers(1, 60, (n, 2))
+        boxes = np.concatenate([corners, corners + rng.integers(5, 40, (n, 2))], 1).astype(float)
+        return rng.integers(0, 12, n), rng.integers(0, 3, n), boxes
+
+    images, labels, boxes = some(40)
+    truth = GroundTruth(images, labels, boxes, np.zeros(40, bool))
+    others = some(300)
+    near = np.concatenate([boxes, boxes + rng.integers(-3, 4, boxes.shape)])
+    found = Detections(
+        *(np.concatenate([images, images, others[0]]), np.concatenate([labels, labels, others[1]])),
+        *(rng.random(380), np.concatenate([near, others[2]])),
+    )
+    sides = [{"id": int(k), "width": 200, "height": 200, "file_name": ""} for k in range(12)]
+    classes = [{"id": k, "name": str(k)} for k in range(3)]
+    objects = [row | {"iscrowd": 0} for row in _rows(truth)]
+    its = faster.COCO({"images": sides, "categories": classes, "annotations": objects})
+    scored = [
+        {**row, "score": float(score)}
+        for row, score in zip(_rows(found), found.scores, strict=True)
+    ]
+    evaluation = faster.COCOeval_faster(its, its.loadRes(scored), "bbox")
+    evaluation.run()
+    expected = 100 * evaluation.stats_as_dict["AP_all"]
+    assert coco_average_precision(found, truth, 3) == pytest.approx(expected, abs=1e-6)

@@ -1,6 +1,7 @@
 """Objective, batches and evaluation of segmentation, on generated images and a narrow net."""
 
 import dataclasses
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -214,6 +215,10 @@ def test_the_table_counts_the_pixels_of_the_masks(tmp_path: Path) -> None:
     confusion = task._tested(task.build_model(0), task.examples.tested)
     valid = sum(int((task.examples[0, k].labels != 255).sum()) for k in task.examples.tested)
     assert int(confusion.sum()) == valid
+    assert confusion.shape == (TEST, 21, 21)
+    (kept,), large = (each.values() for each in task.outputs(task.build_model(0)))
+    assert np.array_equal(np.load(io.BytesIO(kept))["confusion"], confusion)
+    assert not large
 
 
 # -- runs ----------------------------------------------------------------------------------------

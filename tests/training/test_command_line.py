@@ -288,7 +288,7 @@ def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path: Path) -> No
 def test_help_lists_groups_and_common_keys(tmp_path: Path) -> None:
     shown = run_process(["--help"], tmp_path).stdout
     for words in (
-        "task: cifar10, digits, imagenet, imagenette, mnist, voc_segmentation",
+        "task: cifar10, digits, imagenet, imagenette, mnist, voc_detection, voc_segmentation",
         "solver: adadelta,",
         "solver.lipschitz",
         "seed=0",

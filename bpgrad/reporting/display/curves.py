@@ -207,7 +207,7 @@ def _panel(
         if len(values) > 1:
             low, high = values.min(axis=0), values.max(axis=0)
             panel.fill_between(epochs, low, high, color=style.color, alpha=0.18, linewidth=0)
-        positive = values[values > 0] if log else values
+        positive = values[values > 0] if log else values[~np.isnan(values)]
         if positive.size:
             lowest, highest = min(lowest, positive.min()), max(highest, positive.max())
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -217,14 +217,19 @@ def _panel(
 
 
 def _series(comparison: Comparison, solver: str, column: str) -> np.ndarray | None:
-    """Seeds × epochs: of the finished runs, else of the rows there are; None if there are none."""
+    """Seeds × epochs: of the finished runs, else of the rows there are; None if there are none.
+
+    NaN where an epoch has no such value, as before the epochs in which a task judges it.
+    """
     runs = comparison.finished(solver) or [
         run for run in comparison.runs if run.solver == solver and len(run.rows)
     ]
     if not runs:
         return None
     epochs = min(len(run.rows) for run in runs)
-    return np.stack([run.rows[column].to_numpy()[:epochs] for run in runs])
+    return np.stack(
+        [run.rows.reindex(columns=[column])[column].to_numpy()[:epochs] for run in runs]
+    )
 
 
 def _log_axis(panel: Axes, lowest: float, highest: float) -> None:

@@ -16,6 +16,13 @@ from bpgrad.reporting.display.grid import Cell, Grid, Printed, grid, summarise
 from bpgrad.reporting.display.style import task_title
 from bpgrad.reporting.runs import Comparison, Run
 
+# The proposals of a detection, by their name in the records.
+PROPOSALS = {
+    "published": "selective search, as published",
+    "selective_search": "selective search by OpenCV, not the published boxes",
+    "oracle": "oracle, jittered from the truth: no result of a detector",
+}
+
 LISTED = 3  # runs that have not been run are counted, not listed, if there are more
 
 
@@ -106,6 +113,9 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
         )
     if table.has_paper:
         yield "In brackets: the paper's value, and ours minus the paper's."
+    each = {run.config.get("task", {}).get("proposals") for run in finished}
+    if kinds := sorted(each - {None}):
+        yield f"Proposals: {'; '.join(PROPOSALS.get(kind, kind) for kind in kinds)}."
     yield from _gradients(finished)
     if finished:
         yield _provenance(finished)

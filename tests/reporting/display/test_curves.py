@@ -55,6 +55,16 @@ def test_a_run_that_diverged_is_drawn_as_far_as_it_came(tmp_path: Path) -> None:
     assert [line.get_label() for line in panel.get_lines()] == ["Adam", "SGD"]
 
 
+def test_a_metric_that_is_judged_in_the_last_epochs_only(tmp_path: Path) -> None:
+    late, early = make_run(tmp_path, "Adam"), make_run(tmp_path, "SGD", done=1)
+    late.rows.loc[0, "val_top1_error"] = np.nan
+    del early.rows["val_top1_error"]
+    figure = draw("A title", [compare(late, early)])
+    assert np.isnan(curve(figure.axes[1], "Adam")).tolist() == [True, False, False]
+    assert np.isnan(curve(figure.axes[1], "SGD")).all()
+    save(figure, tmp_path / "figure.svg")
+
+
 def test_an_unfinished_seed_does_not_shorten_the_finished_ones(tmp_path: Path) -> None:
     runs = make_run(tmp_path, "Adam", 0), make_run(tmp_path, "Adam", 1, done=1, level=9.0)
     panel = draw("A title", [compare(*runs)]).axes[0]

@@ -77,6 +77,17 @@ def test_runs_that_collapsed_are_named(tmp_path: Path) -> None:
     assert "a failure of the setting and no value: Adam seed 0." in note
 
 
+def test_the_proposals_of_a_detection_are_named(tmp_path: Path) -> None:
+    record = make_record(tmp_path, "Adam")
+    config = {"epochs": 3, "precision": "fp32", "task": {"proposals": "selective_search"}}
+    record.write_config(config)
+    found = list(notes(compare(read_run(record, "Adam", 0), make_run(tmp_path, "SGD"))))
+    assert "Proposals: selective search by OpenCV, not the published boxes." in found
+    record.write_config(config | {"task": {"proposals": "oracle"}})
+    assert any("no result of a detector" in n for n in notes(compare(read_run(record, "Adam", 0))))
+    assert not any("Proposals" in note for note in notes(compare(make_run(tmp_path, "SGD"))))
+
+
 def test_throughput_weighs_epochs_by_their_time(tmp_path: Path) -> None:
     record = make_record(tmp_path, "Adam", epochs=2)
     times = [(1, 3.0, 200.0), (2, 1.0, 600.0)]
