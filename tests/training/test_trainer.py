@@ -259,8 +259,10 @@ def test_the_mirror_gets_the_rows_of_the_csv(tiny: Tiny, monkeypatch: pytest.Mon
         def log(self, row: dict[str, float]) -> None:
             seen.append(row)
 
-        def finish(self, summary: dict[str, float], exit_code: int) -> None:
-            assert exit_code == 0
+        def finish(
+            self, summary: dict[str, float], exit_code: int, pictures: dict[str, bytes]
+        ) -> None:
+            assert (exit_code, pictures) == (0, {})
 
     monkeypatch.setattr(wandb_mirror, "WandbMirror", Mirror)
     cfg = tiny("epochs=2", "logger=wandb")

@@ -85,7 +85,7 @@ def test_every_number_of_a_table_is_explained(
     assert [row["solver"] for row in rows] == ["SGD", "BPGrad, μ = 0.9"]
     for row in rows:
         columns = [name for name in row if name not in ("task", "solver", "seeds")]
-        assert len(columns) == 10
+        assert len(columns) == 12
         for column in columns:
             run(folder, row["solver"], column)
             out = capsys.readouterr().out

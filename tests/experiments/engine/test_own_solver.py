@@ -470,7 +470,7 @@ def test_what_the_page_shows_can_be_typed(
     assert name in commands[2]
     header = next(line for line in page.splitlines() if line.startswith("| solver"))
     assert [cell.strip() for cell in header.split("|")[1:-1]] == next(
-        [cell.strip() for cell in line.split("|")[1:7]]
+        [cell.strip() for cell in line.split("|")[1:8]]
         for line in out.splitlines()
         if line.startswith("| solver")
     )
