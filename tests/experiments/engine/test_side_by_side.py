@@ -1,11 +1,10 @@
 """--jobs: runs in processes of their own, what they say, how they fail, stop and resume."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -84,7 +83,7 @@ def test_side_by_side_the_runs_are_the_same_and_one_that_fails_is_told(
 def test_a_signal_stops_all_of_them_where_they_resume(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    epochs = 60
+    epochs = 40
 
     def recorded_epochs() -> dict[str, int]:
         return {path: text.count("\n") - 1 for path, text in metrics(folder).items()}
@@ -94,17 +93,14 @@ def test_a_signal_stops_all_of_them_where_they_resume(
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    # First the parent is killed: its children have to end by themselves.
-    code = (
-        f"from dataclasses import replace; from pathlib import Path; "
-        f"from experiments import __main__ as entry; folder = Path({str(folder)!r}); "
-        f"entry.SUITE = replace(entry.SUITE, folder=folder); "
-        f"from tests.experiments.engine.test_side_by_side import run; "
-        f"run(folder, '--jobs', '2', epochs={epochs})"
+    # First the parent is killed: its children have to end by themselves. A fork saves its imports.
+    started = multiprocessing.get_context("fork").Process(
+        target=run, args=(folder, "--jobs", "2"), kwargs={"epochs": epochs}
     )
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as parent:
-        wait(lambda: len(recorded_epochs()) == 2)
-        parent.kill()
+    started.start()
+    wait(lambda: len(recorded_epochs()) == 2)
+    started.kill()
+    started.join()
     for path in folder.glob("results/checkpoints/.locks/*.lock"):
         with suppress(FileNotFoundError):  # its run has stopped since
             FileLock(path).acquire(timeout=60).lock.release()
@@ -132,7 +128,7 @@ def test_a_signal_stops_all_of_them_where_they_resume(
     assert len(list(folder.glob("results/checkpoints/digits/*/*/checkpoint.pt"))) == 2
     assert not list(folder.glob("results/runs/digits/*/*/result.json"))
 
-    run(folder, "--jobs", "2", epochs=epochs)
+    run(folder, epochs=epochs)
     for path in folder.glob("results/runs/digits/*/*/meta.json"):
         assert len(json.loads(path.read_text())["starts"]) == 3
     assert capfd.readouterr().out.count(": resuming at epoch ") == 2
