@@ -260,8 +260,8 @@ def _combined(column: str, values: Sequence[RunValue]) -> float:
     numbers = [value.value for value in values]
     if column.endswith("_std"):
         return statistics.stdev(numbers) if len(numbers) > 1 else math.nan
-    if column in TIMES:  # of the fastest run
-        return min(numbers) if column == "train_seconds" else max(numbers)
+    if column in TIMES:  # of the run that took the fewest seconds; its rate need not be the highest
+        return min(values, key=lambda run: _value(run.directory, TIMES[0]).value).value
     return math.fsum(numbers) / len(numbers)
 
 

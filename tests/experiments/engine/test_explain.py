@@ -253,3 +253,14 @@ def test_a_record_without_its_rows_is_one_line(folder: Path) -> None:
     next(folder.glob("results/runs/digits/sgd/seed1-*/metrics.csv")).unlink()
     with pytest.raises(RecordError, match=r"metrics\.csv: cannot be read"):
         run(folder, "SGD", "val_objective")
+
+
+def test_the_rate_is_that_of_the_run_with_the_fewest_seconds(tmp_path: Path) -> None:
+    """As in the table, though another run had a higher one."""
+    values = []
+    for name, seconds, rate in (("quick", 1.0, 100.0), ("long", 2.0, 300.0)):
+        (tmp_path / name).mkdir()
+        text = f"epoch,train_seconds,images_per_second\n1,{seconds},{rate}\n"
+        (tmp_path / name / "timing.csv").write_text(text)
+        values.append(explain._value(tmp_path / name, "images_per_second"))
+    assert explain._combined("images_per_second", values) == 100.0
