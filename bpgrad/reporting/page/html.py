@@ -46,7 +46,8 @@ RULES = {
     "second, reduced": "second rules, at the reduced scale",
 }
 LARGEST_SVG = 1_500_000  # bytes; a larger one is shown as PNG
-PLAIN = " !$'()*+,-./:;=?@[]^_`{|}~"  # what SVG has of characters that need no escape in the URI
+# What of SVG's characters needs no escape in the URI, nor in an attribute.
+PLAIN = " !$'()*+,-./:;<=>?@[]^_`{|}~"
 
 
 def render(document: Document, results: Path, widgets: Mapping[str, str] | None = None) -> str:
