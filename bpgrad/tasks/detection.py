@@ -393,7 +393,7 @@ class Detection(OnVoc):
             its = (found.images == number) & (found.scores >= SHOWN_SCORE)
             truth = Shown(photo.objects.boxes, photo.objects.labels)
             detections = Shown(found.boxes[its], found.labels[its], found.scores[its])
-            panels = {"truth": truth, f"found, score ≥ {SHOWN_SCORE:g}": detections}
+            panels = {"truth": truth, f"found, scores from {SHOWN_SCORE:g}": detections}
             drawn[photo.objects.name] = detected(voc.read_image(photo.image), panels)
         return drawn
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import ImageDraw
 from torch import Tensor
 
 from bpgrad.data import detection, proposals
@@ -484,7 +485,18 @@ def test_a_record_is_kept_by_one_process_of_two(tmp_path: Path) -> None:
     sizes = {"batch_size": 2, "train_examples": 6}
     task = tiny(tmp_path, {"world": World(ONE.device, 0, 2), **sizes})
     model = task.build_model(0)
-    assert len(task.pictures(model)) == TEST
+    written: list[str] = []
+    text = ImageDraw.ImageDraw.text
+
+    def noted(pen: ImageDraw.ImageDraw, at: tuple[float, float], words: str, **how: Any) -> None:
+        written.append(words)
+        text(pen, at, words, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageDraw.ImageDraw, "text", noted)
+        assert len(task.pictures(model)) == TEST
+    assert written
+    assert all(words.isascii() for words in written)  # Pillow's own font has no other characters
     assert set(task._last(model).images) == {0, 1, 2}
     assert task.world.size == 2
 
