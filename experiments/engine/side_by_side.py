@@ -1,24 +1,27 @@
 """Several runs at a time, each in a process of its own (--jobs).
 
-The parent starts python -m experiments.engine.side_by_side with a run's configuration on its
-standard input, and prints what the child says, line by line, after the run's name. It holds that
-input open: a child that sees it end has lost its parent, and stops as at a SIGTERM.
+Each is forked from a process that has done the imports, which take seconds, and nothing else (or
+starts anew where the system cannot fork). The parent prints what a child says, line by line, after
+the run's name. A child that sees its parent end stops as at a SIGTERM.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import pickle
 import queue
 import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 from bpgrad.errors import Interrupted
+from bpgrad.startup import open_streams
 from bpgrad.training.cli import run_command
 from bpgrad.training.config import Config
 from bpgrad.training.identity import run_name
@@ -27,12 +30,13 @@ from bpgrad.training.signals import SignalGuard
 from experiments.engine.declaration import PlannedRun
 
 POLL_SECONDS = 0.2  # how long a signal may wait to be passed on
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 @dataclass
 class _Child:
     run: PlannedRun
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
     error: str = ""  # its last line that begins with "error: "
 
 
@@ -48,7 +52,7 @@ def execute(runs: Sequence[tuple[PlannedRun, Config]], jobs: int) -> int:
     total, failed = len(waiting), 0
     running: list[_Child] = []
     lines: queue.SimpleQueue[tuple[_Child, str | None]] = queue.SimpleQueue()
-    with SignalGuard() as guard:
+    with SignalGuard() as guard, _ended(running):
         guard.deferred = True
         told = False
         while running or (waiting and not guard.received):
@@ -56,7 +60,7 @@ def execute(runs: Sequence[tuple[PlannedRun, Config]], jobs: int) -> int:
                 told = True
                 say(f"stopping {len(running)} runs")
                 for child in running:
-                    child.process.send_signal(signal.SIGTERM)
+                    child.process.terminate()
             while waiting and len(running) < jobs and not guard.received:
                 run, cfg = waiting.pop()
                 say(f"[{total - len(waiting)}/{total}] {run}")
@@ -68,9 +72,9 @@ def execute(runs: Sequence[tuple[PlannedRun, Config]], jobs: int) -> int:
             if line is not None:
                 _pass_on(child, line)
                 continue
+            child.process.join()
             running.remove(child)
-            code = child.process.wait()
-            _close_input(child.process)
+            code = child.process.exitcode or 0
             if code and guard.received:
                 say(f"{child.run}: {child.error or 'stopped'}")
             elif code:
@@ -95,37 +99,37 @@ def _start(
     threads: int,
     lines: queue.SimpleQueue[tuple[_Child, str | None]],
 ) -> _Child:
-    # A process group of its own: a Ctrl-C reaches the child through the parent, and once.
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.engine.side_by_side"],
-        env=os.environ
-        | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        | {"PYTHONIOENCODING": "utf-8"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        process_group=0,
+    context: Any = multiprocessing.get_context(METHOD)
+    if METHOD == "forkserver":
+        context.set_forkserver_preload(["bpgrad.training.trainer", "torch._dynamo"])
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_train,
+        args=(writer, dict(os.environ), replace(cfg, threads=cfg.threads or threads)),
     )
+    process.start()
+    writer.close()
     child = _Child(run, process)
-    threading.Thread(target=_read, args=(child, lines), daemon=True).start()
-    assert process.stdin is not None
-    with suppress(BrokenPipeError):  # a child that ended at once; its exit code says so
-        process.stdin.write(pickle.dumps(replace(cfg, threads=cfg.threads or threads)))
-        process.stdin.flush()
+    threading.Thread(target=_read, args=(child, reader, lines), daemon=True).start()
     return child
 
 
-def _close_input(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    with suppress(BrokenPipeError):  # what it did not read any more
-        process.stdin.close()
+@contextmanager
+def _ended(children: Sequence[_Child]) -> Iterator[None]:
+    """Let no child outlive an error here: at the end of this process Python would wait for them."""
+    try:
+        yield
+    finally:
+        for child in children:
+            child.process.terminate()
 
 
-def _read(child: _Child, lines: queue.SimpleQueue[tuple[_Child, str | None]]) -> None:
-    assert child.process.stdout is not None
-    with child.process.stdout as pipe:
-        for line in pipe:
-            lines.put((child, line.decode(errors="replace").rstrip("\n")))
+def _read(
+    child: _Child, pipe: Connection, lines: queue.SimpleQueue[tuple[_Child, str | None]]
+) -> None:
+    with pipe, open(pipe.fileno(), encoding="utf-8", errors="replace", closefd=False) as text:
+        for line in text:
+            lines.put((child, line.rstrip("\n")))
     lines.put((child, None))
 
 
@@ -140,22 +144,26 @@ def _reason(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _train() -> None:
-    """Train the run whose configuration comes on the standard input."""
-    cfg = pickle.load(sys.stdin.buffer)
+def _train(output: Connection, environ: Mapping[str, str], cfg: Config) -> None:
+    """Train a run in this process, of which the pipe gets all that is printed."""
+    os.setpgid(0, 0)  # a Ctrl-C reaches the child through the parent, and once
+    open_streams()
+    for stream in (1, 2):
+        os.dup2(output.fileno(), stream)
+    out = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stderr = out
+    output.close()
+    os.environ.clear()  # it was forked from a process that may be older
+    os.environ.update(environ)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from bpgrad.training.trainer import train
 
-    train(cfg)
+    run_command(lambda: train(cfg))
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the standard input, then stop this process where its run resumes."""
-    # Not sys.stdin: its lock would be held when the interpreter shuts down.
-    while os.read(0, 1):
-        pass
+    """Wait for the end of the parent, then stop this process where its run resumes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    run_command(_train)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def run(folder: Path, *arguments: str, epochs: int = 1, name: str = "results") -
     main(
         [
             *("mine", "--scale", "smoke", *arguments, "--set", f"epochs={epochs}"),
+            *("scale.train_examples=320", "scale.val_examples=100"),
             *(f"results_root={folder}/{name}/runs", f"checkpoint_root={folder}/{name}/checkpoints"),
         ]
     )
@@ -93,10 +95,12 @@ def test_a_signal_stops_all_of_them_where_they_resume(
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.05)
 
+    def parent() -> None:
+        forkserver._forkserver._forkserver_pid = None  # type: ignore[attr-defined]  # not its child
+        run(folder, "--jobs", "2", epochs=epochs)
+
     # First the parent is killed: its children have to end by themselves. A fork saves its imports.
-    started = multiprocessing.get_context("fork").Process(
-        target=run, args=(folder, "--jobs", "2"), kwargs={"epochs": epochs}
-    )
+    started = multiprocessing.get_context("fork").Process(target=parent)
     started.start()
     wait(lambda: len(recorded_epochs()) == 2)
     started.kill()
