@@ -124,7 +124,7 @@ def data_root(shared_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def prepared_cifar10(data_root: Path, shared_folder: Path) -> Path:
     """The `data_root`, whose cache has CIFAR-10: preparing it takes most of a minute."""
-    kept = shared_folder / "eigenvalues.npy"
+    kept = shared_folder / "eigenvectors.npy"
     with FileLock(shared_folder / "cifar10.lock"):
         if not kept.exists():
             found = []
@@ -136,7 +136,8 @@ def prepared_cifar10(data_root: Path, shared_folder: Path) -> Path:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(np.linalg, "eigh", eigh)
                 cifar10.load(data_root)
-            np.save(kept, found[0].eigenvalues)
+            np.save(shared_folder / "eigenvalues.npy", found[0].eigenvalues)
+            np.save(kept, found[0].eigenvectors)
     return data_root
 
 
@@ -144,3 +145,9 @@ def prepared_cifar10(data_root: Path, shared_folder: Path) -> Path:
 def cifar10_eigenvalues(prepared_cifar10: Path, shared_folder: Path) -> np.ndarray:
     """Of the covariance of the training images, as the preprocessing computed them, (3072,)."""
     return np.load(shared_folder / "eigenvalues.npy")
+
+
+@pytest.fixture(scope="session")
+def cifar10_eigenvectors(prepared_cifar10: Path, shared_folder: Path) -> np.ndarray:
+    """To the `cifar10_eigenvalues`, as columns, over row, column and channel, (3072, 3072)."""
+    return np.load(shared_folder / "eigenvectors.npy")
