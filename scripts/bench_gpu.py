@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,23 +242,20 @@ def trainer_rate(
     """
     kind = GeneratedMnist if task == "mnist" else GeneratedCifar10
     with tempfile.TemporaryDirectory() as scratch:
-        runs = [
-            settings(
-                task,
-                clock.device,
-                f"task.target=scripts.bench_gpu.{kind.__name__}",
-                f"solver={solver}",
-                f"seed={seed}",
-                f"step={step}",
-                "epochs=3",
-                f"batch_size={size}",
-                f"scale.train_examples={size * iterations}",
-                "scale.val_examples=100",
-                f"results_root={scratch}/runs",
-                f"checkpoint_root={scratch}/checkpoints",
-            )
-            for seed in range(jobs)
-        ]
+        first = settings(
+            task,
+            clock.device,
+            f"task.target=scripts.bench_gpu.{kind.__name__}",
+            f"solver={solver}",
+            f"step={step}",
+            "epochs=3",
+            f"batch_size={size}",
+            f"scale.train_examples={size * iterations}",
+            "scale.val_examples=100",
+            f"results_root={scratch}/runs",
+            f"checkpoint_root={scratch}/checkpoints",
+        )
+        runs = [replace(first, seed=seed) for seed in range(jobs)]
         if train_together([(run_name(cfg), cfg) for cfg in runs], jobs):
             raise RuntimeError(f"{task}, {solver}, {jobs} in company: a run has failed")
         return sum(iterations / seconds_of(cfg) for cfg in runs)
