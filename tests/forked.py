@@ -1,10 +1,12 @@
 """Processes that are forks of the test's own: what that one has imported costs them nothing."""
 
+import atexit
 import multiprocessing
 import os
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +48,25 @@ class Fork:
         out, errors = self.communicate()
         assert self.returncode == 0, out + errors
         return out
+
+
+class Script(Fork):
+    """Python code as a program in `folder`, with no environment but this one."""
+
+    def __init__(self, code: str, folder: Path, *words: str, **environment: str) -> None:
+        super().__init__(run_code, code, folder, words, environment)
+
+
+def run_code(code: str, folder: Path, words: tuple[str, ...], environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ |= environment
+    os.chdir(folder)
+    sys.argv = ["-c", *words]
+    atexit._clear()
+    try:
+        exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
+    finally:
+        atexit._run_exitfuncs()
 
 
 def begin(
