@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from bpgrad.errors import ConfigError
+from bpgrad.records.reading import LOADER
 from bpgrad.training.signatures import check_arguments, unknown
 
 REDUCED = "-reduced"  # ends the name of an experiment at the reduced scale
