@@ -16,6 +16,11 @@ from hypothesis import settings
 from bpgrad.data import cifar10
 from bpgrad.training import composition, lookup
 
+# Triton has to know when it is imported, which torch's compiler does: where there is no GPU, its
+# kernels are interpreted (test_triton_interpreted.py).
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # How long an example takes is no property of the code: another machine, or a busy one, is slower.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from bpgrad.errors import ConfigError
+from bpgrad.records.reading import LOADER
 from bpgrad.training.signatures import check_arguments, unknown
 
 REDUCED = "-reduced"  # ends the name of an experiment at the reduced scale
@@ -143,7 +144,7 @@ def load(path: Path) -> Experiment | Study:
     overrides are right shows when the runs are composed.
     """
     try:
-        return _parse(path.stem, yaml.safe_load(path.read_text(encoding="utf-8")))
+        return _parse(path.stem, yaml.load(path.read_text(encoding="utf-8"), LOADER))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ConfigError as error:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +56,7 @@ class Publication:
     @cached_property
     def sha256(self) -> str:
         """The sum over everything in it."""
-        content = asdict(self)
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
         if not self.pictures:  # the sum of what was sent before there were any
             del content["pictures"]
         text = json.dumps(content, sort_keys=True, default=lambda b: hashlib.sha256(b).hexdigest())

@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed import fsdp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import bpgrad.optim
 from bpgrad.optim import BPGrad
 from bpgrad.optim._loss_aware import COMPILES
+from tests.forked import Fork
 from tests.kernel import BUILT, needs_kernel
 
 Options = dict[str, Any]
@@ -780,58 +783,38 @@ def test_norm_of_many_float32_elements(mode: Options) -> None:
     assert optimizer.grad_norm.item() == pytest.approx(exact, rel=1e-7)
 
 
-TWO_RANKS = """
-import os, sys, torch
-import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
-from bpgrad.optim import BPGrad
-
-torch.set_num_threads(1)
-rank = int(os.environ["RANK"])
-dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
-for options in ({}, {"foreach": True}, {"foreach": False}, {"variant": "released"}):
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3)).double()
-    whole = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3)).double()
-    whole.load_state_dict(net.state_dict())
-    fully_shard(net, mesh=dist.device_mesh.init_device_mesh("cpu", (2,)))
-    sharded = BPGrad(net.parameters(), 10.0, weight_decay=0.1, **options)
-    single = BPGrad(whole.parameters(), 10.0, weight_decay=0.1, **options)
-    x = torch.randn(8, 5).double()
-    for _ in range(4):
-        sharded.zero_grad()
-        single.zero_grad()
-        loss = net(x.chunk(2)[rank]).square().mean()
-        loss.backward()
-        mean = loss.detach().clone()
-        dist.all_reduce(mean)
-        sharded.step(loss=mean / 2)
-        loss = whole(x).square().mean()
-        loss.backward()
-        single.step(loss=loss)
-    for p, q in zip(net.parameters(), whole.parameters()):
-        torch.testing.assert_close(p.full_tensor(), q.detach(), rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(sharded.grad_norm, single.grad_norm, rtol=1e-12, atol=0.0)
-dist.barrier()
-os._exit(0)  # all has been checked; gloo's threads now and then abort an orderly end
-"""
+def follow_one_process(rank: int, store: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    every: list[Options] = [{}, {"foreach": True}, {"foreach": False}, {"variant": "released"}]
+    for options in every:
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3)).double()
+        whole = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3)).double()
+        whole.load_state_dict(net.state_dict())
+        fsdp.fully_shard(net, mesh=dist.device_mesh.init_device_mesh("cpu", (2,)))
+        sharded = BPGrad(net.parameters(), 10.0, weight_decay=0.1, **options)
+        single = BPGrad(whole.parameters(), 10.0, weight_decay=0.1, **options)
+        x = torch.randn(8, 5).double()
+        for _ in range(4):
+            sharded.zero_grad()
+            single.zero_grad()
+            loss = net(x.chunk(2)[rank]).square().mean()
+            loss.backward()
+            mean = loss.detach().clone()
+            dist.all_reduce(mean)
+            sharded.step(loss=mean / 2)
+            loss = whole(x).square().mean()
+            loss.backward()
+            single.step(loss=loss)
+        for p, q in zip(net.parameters(), whole.parameters(), strict=True):
+            torch.testing.assert_close(p.full_tensor(), q.detach(), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(sharded.grad_norm, single.grad_norm, rtol=1e-12, atol=0.0)
+    dist.barrier()
 
 
-@pytest.mark.slow
 def test_sharded_parameters_use_the_norm_over_all_ranks(tmp_path: Path) -> None:
-    root = Path(bpgrad.optim.__file__).parents[2]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_RANKS, str(tmp_path / "store")],
-            env={**os.environ, "RANK": str(rank), "PYTHONPATH": str(root)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    for rank in [Fork(follow_one_process, rank, tmp_path / "store") for rank in range(2)]:
+        rank.result()
 
 
 # --- errors -------------------------------------------------------------------------------------

@@ -1,8 +1,5 @@
 """The ways to hand over the loss, and the state that checkpointing asks a new optimizer for."""
 
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -11,15 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed import fsdp
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
+    get_state_dict,
     set_optimizer_state_dict,
+    set_state_dict,
 )
+from torch.distributed.optim import ZeroRedundancyOptimizer
 
-import bpgrad.optim
 from bpgrad.optim import BPGrad, Eve, _loss_aware
+from tests.forked import Fork
 
-ROOT = Path(bpgrad.optim.__file__).parents[2]
 SOLVERS: dict[str, Callable[..., Any]] = {
     "bpgrad": lambda params: BPGrad(params, 5.0),
     "loop": lambda params: BPGrad(params, 5.0, foreach=False),
@@ -149,113 +151,74 @@ def test_a_compiled_step_is_refused_where_torch_gets_it_wrong(
         build(problem()[0].parameters()).step(loss=1.0)
 
 
-ZERO = """
-import sys, torch, torch.distributed as dist
-from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.fsdp import FullyShardedDataParallel
-from bpgrad.optim import BPGrad
-
-dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
-net = torch.nn.Linear(3, 2)
-BPGrad(net.parameters(), 5.0)  # not refused because the module is there
-try:
-    ZeroRedundancyOptimizer(net.parameters(), BPGrad, lipschitz=5.0)
-except RuntimeError as error:
-    print(error)
-for p in net.parameters():
-    p._fsdp_flattened = True  # as FullyShardedDataParallel marks them
-try:
-    BPGrad(net.parameters(), 5.0)
-except RuntimeError as error:
-    print(error)
-"""
+def wrap(store: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    net = torch.nn.Linear(3, 2)
+    BPGrad(net.parameters(), 5.0)  # not refused because the modules are there
+    try:
+        ZeroRedundancyOptimizer(net.parameters(), BPGrad, lipschitz=5.0)
+    except RuntimeError as error:
+        print(error)
+    for p in net.parameters():
+        p._fsdp_flattened = True  # type: ignore[attr-defined] # as FullyShardedDataParallel does
+    try:
+        BPGrad(net.parameters(), 5.0)
+    except RuntimeError as error:
+        print(error)
 
 
-def run(*arguments: str, **environment: str) -> str:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    ).stdout
-
-
-@pytest.mark.slow
 def test_wrappers_that_hand_out_parts_without_a_word_are_refused(tmp_path: Path) -> None:
-    first, second = run("-c", ZERO, str(tmp_path / "store")).splitlines()
+    assert fsdp.FullyShardedDataParallel
+    first, second = Fork(wrap, tmp_path / "store").result().splitlines()
     assert first.startswith("ZeroRedundancyOptimizer gives each rank a part of the parameters")
     assert second.startswith("FullyShardedDataParallel gives each rank a part of the parameters")
     assert "fully_shard" in first
 
 
-SHARDED = """
-import os, sys, torch
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.fsdp import fully_shard
-from bpgrad.optim import BPGrad, Eve
-
-torch.set_num_threads(1)
-rank = int(os.environ["RANK"])
-dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
-mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
-x = torch.randn(8, 5, generator=torch.Generator().manual_seed(1))
-
-def build(make, seed):
+def sharded(make: Callable[..., Any], seed: int) -> tuple[torch.nn.Module, Any]:
     torch.manual_seed(seed)
     net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3))
-    fully_shard(net, mesh=mesh)
+    fsdp.fully_shard(net, mesh=dist.device_mesh.init_device_mesh("cpu", (2,)))
     return net, make(net.parameters())
 
-def train(net, optimizer):
+
+def train_sharded(net: torch.nn.Module, optimizer: Any, x: torch.Tensor) -> None:
     for _ in range(3):
         optimizer.zero_grad()
-        loss = net(x.chunk(2)[rank]).square().mean()
+        loss = net(x).square().mean()
         loss.backward()
         mean = loss.detach().clone()
         dist.all_reduce(mean)
         optimizer.observe(mean / 2)
         optimizer.step()
 
-for name, make in (("bpgrad", lambda p: BPGrad(p, "auto")), ("eve", Eve)):
-    net, optimizer = build(make, 0)
-    train(net, optimizer)
-    model_state, optimizer_state = get_state_dict(net, optimizer)
-    folder = sys.argv[1] + name
-    dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=folder)
-    train(net, optimizer)
-    other, heir = build(make, 1)
-    model_state, optimizer_state = get_state_dict(other, heir)
-    state = {"model": model_state, "optimizer": optimizer_state}
-    dcp.load(state, checkpoint_id=folder)
-    set_state_dict(
-        other, heir, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
-    )
-    train(other, heir)
-    for p, q in zip(net.parameters(), other.parameters()):
-        assert torch.equal(p.full_tensor(), q.full_tensor()), name
-    for key, value in optimizer.param_groups[0].items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(heir.param_groups[0][key], value), (name, key)
-dist.barrier()
-os._exit(0)  # all has been checked; gloo's threads now and then abort an orderly end
-"""
 
-
-@pytest.mark.slow
-def test_a_sharded_run_continues_from_a_distributed_checkpoint(tmp_path: Path) -> None:
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARDED, str(tmp_path / "store")],
-            env={**os.environ, "RANK": str(rank), "PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE,
-            text=True,
+def continued(rank: int, store: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    inputs = torch.randn(8, 5, generator=torch.Generator().manual_seed(1)).chunk(2)[rank]
+    for name in ("auto", "eve"):
+        net, optimizer = sharded(SOLVERS[name], 0)
+        train_sharded(net, optimizer, inputs)
+        model_state, optimizer_state = get_state_dict(net, optimizer)
+        folder = f"{store}{name}"
+        dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=folder)
+        train_sharded(net, optimizer, inputs)
+        other, heir = sharded(SOLVERS[name], 1)
+        model_state, optimizer_state = get_state_dict(other, heir)
+        state = {"model": model_state, "optimizer": optimizer_state}
+        dcp.load(state, checkpoint_id=folder)
+        set_state_dict(
+            other, heir, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
         )
-        for rank in range(2)
-    ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+        train_sharded(other, heir, inputs)
+        for p, q in zip(net.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p.full_tensor(), q.full_tensor()), name
+        for key, value in optimizer.param_groups[0].items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(heir.param_groups[0][key], value), (name, key)
+    dist.barrier()
+
+
+def test_a_sharded_run_continues_from_a_distributed_checkpoint(tmp_path: Path) -> None:
+    for rank in [Fork(continued, rank, tmp_path / "store") for rank in range(2)]:
+        rank.result()

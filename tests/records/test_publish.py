@@ -1,14 +1,12 @@
 """Publishing to W&B: what the files hold, what a second call does, and the workspaces.
 
-The real client runs in processes of its own, as in test_wandb_mirror, and the records are those
+The real client runs in forks, as in test_wandb_mirror, and the records are those
 of Figure 4 (two runs).
 """
 
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +22,7 @@ from experiments.__main__ import SUITE
 from experiments.engine import declaration, publish, runner
 from experiments.engine.publish import Publication
 from scripts import publish_wandb
+from tests.forked import Script
 from tests.records.test_wandb_mirror import KEY, Server, records, server, values  # noqa: F401
 
 # Of wandb-workspaces itself.
@@ -126,24 +125,20 @@ lookup.SUITE_RECORDS = Path("nowhere")
 
 def run_python(
     body: str, folder: Path, cwd: Path, **environment: str
-) -> subprocess.CompletedProcess[str]:
+) -> tuple[int | None, str, str]:
+    """The exit code, and what it has written to its two outputs."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-c", HIDDEN + body],
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(REPOSITORY),
-            "OMP_NUM_THREADS": "1",
-            "HOME": str(home),
-            "NETRC": str(home / ".netrc"),
-            **environment,
-        },
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
+    done = Script(
+        HIDDEN + body,
+        cwd,
+        PATH=os.environ["PATH"],
+        HOME=str(home),
+        NETRC=str(home / ".netrc"),
+        **environment,
     )
+    out, errors = done.communicate()
+    return done.returncode, out, errors
 
 
 OFFLINE = f"""
@@ -171,9 +166,9 @@ assert len(third) == 2 and len(set(third) & set(second)) == 1
 @pytest.mark.slow
 def test_offline_files_hold_every_value_and_are_written_once(tmp_path: Path, folder: Path) -> None:
     shutil.copytree(folder / "results", tmp_path / "results")
-    done = run_python(OFFLINE, tmp_path, tmp_path)
-    assert done.stderr == ""
-    totals = [line for line in done.stdout.splitlines() if line.startswith("wandb: ")]
+    code, out, errors = run_python(OFFLINE, tmp_path, tmp_path)
+    assert (code, errors) == (0, "")
+    totals = [line for line in out.splitlines() if line.startswith("wandb: ")]
     counts = [(2, 0), (0, 2), (1, 1), (1, 1)]
     assert totals == [f"wandb: {sent} sent, {left} there already" for sent, left in counts]
     for publication in published("figure4", tmp_path):
@@ -341,8 +336,10 @@ for run in (cut, whole):
     publish._send("online", Path({str(tmp_path)!r}), run, "me", "tests")
     publish.wandb_mirror.close_service()
 """
-    done = run_python(body, tmp_path, tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
-    assert done.stderr == ""
+    code, _, errors = run_python(
+        body, tmp_path, tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url
+    )
+    assert (code, errors) == (0, "")
     on_server = [json.loads(line) for line in server.history]
     logged = [{k: v for k, v in row.items() if not k.startswith("_")} for row in on_server]
     assert logged == [*figure4[0].epochs, *figure4[0].iterations[:20]]
@@ -400,9 +397,9 @@ def test_without_an_account_the_command_names_the_way_out(folder: Path, tmp_path
         "from scripts.publish_wandb import main\n"
         "run_command(lambda: main(['figure4']))"
     )
-    done = run_python(body, tmp_path, folder)
-    assert done.returncode == 2
-    assert done.stderr == (
+    code, _, errors = run_python(body, tmp_path, folder)
+    assert code == 2
+    assert errors == (
         "error: W&B: no API key: run `wandb login` or set WANDB_API_KEY (--mode offline needs "
         "neither account nor network)\n"
     )

@@ -1,6 +1,6 @@
 """The W&B mirror against the files it leaves behind and against a small imitation of the server.
 
-wandb keeps state in the process, so all but the error handling runs in subprocesses with an empty
+wandb keeps state in the process, so all but the error handling runs in forks with an empty
 home, an empty working directory and no credentials.
 """
 
@@ -10,8 +10,6 @@ import math
 import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,10 +18,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import wandb.sdk.launch  # noqa: F401 which the start of a run imports: once for all the forks
 
 from bpgrad.errors import ConfigError
 from bpgrad.records import wandb_mirror
 from bpgrad.records.wandb_mirror import WandbMirror
+from tests.forked import Script
 
 REPOSITORY = Path(__file__).parents[2]
 RUN_ID = "digits-bpgrad-seed0"
@@ -59,29 +59,28 @@ def mirror_all_rows(mode):
 """
 
 
-def run_script(body: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `PRELUDE` and `body`, which must not leave files outside ``folder/mirror``."""
+def run_script(body: str, folder: Path, **environment: str) -> tuple[str, str]:
+    """Run `PRELUDE` and `body`, which must not leave files outside ``folder/mirror``.
+
+    Returns what it has written to its two outputs.
+    """
     home, working_directory = folder / "home", folder / "cwd"
     home.mkdir()
     working_directory.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + body, str(folder / "mirror")],
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(REPOSITORY),
-            "HOME": str(home),
-            "NETRC": str(home / ".netrc"),
-            **environment,
-        },
-        cwd=working_directory,
-        capture_output=True,
-        text=True,
-        timeout=60,
+    done = Script(
+        PRELUDE + body,
+        working_directory,
+        str(folder / "mirror"),
+        PATH=os.environ["PATH"],
+        HOME=str(home),
+        NETRC=str(home / ".netrc"),
+        **environment,
     )
-    assert done.returncode == 0, done.stderr
+    out, errors = done.communicate()
+    assert done.returncode == 0, errors
     assert not any(home.iterdir())
     assert not any(working_directory.iterdir())
-    return done
+    return out, errors
 
 
 def records(run_directory: Path) -> list[Any]:
@@ -238,8 +237,15 @@ def closed_port() -> int:
 
 
 def test_disabled_never_imports_wandb(tmp_path: Path) -> None:
-    done = run_script('mirror_all_rows("disabled"); print("wandb" in sys.modules)', tmp_path)
-    assert (done.stdout, done.stderr) == ("False\n", "")
+    body = """
+for name in list(sys.modules):
+    if name.split(".")[0] in ("bpgrad", "wandb"):
+        del sys.modules[name]
+from bpgrad.records import wandb_mirror
+mirror_all_rows("disabled")
+print("wandb" in sys.modules)
+"""
+    assert run_script(body, tmp_path) == ("False\n", "")
     assert not (tmp_path / "mirror").exists()
 
 
@@ -260,11 +266,11 @@ drawn = io.BytesIO()
 Image.new("RGB", (4, 3), "red").save(drawn, "WEBP")
 resumed.finish({}, exit_code=3, pictures={"one": drawn.getvalue()})
 """
-    done = run_script(body, tmp_path)
+    out, errors = run_script(body, tmp_path)
     first, second = run_directories(tmp_path)
     said = [f"upload to W&B with: wandb sync {folder}" for folder in (first, second)]
-    assert done.stdout.splitlines() == [said[0], "not for W&B", said[1]]
-    assert done.stderr == ""
+    assert out.splitlines() == [said[0], "not for W&B", said[1]]
+    assert errors == ""
 
     assert (tmp_path / "mirror" / "wandb" / "latest-run").resolve() == second
     assert first.name.startswith("offline-run-")
@@ -309,17 +315,15 @@ run.finish({})
 """
 
 
-def assert_fell_back_to_offline(
-    done: subprocess.CompletedProcess[str], folder: Path, reason: str
-) -> None:
+def assert_fell_back_to_offline(out: str, errors: str, folder: Path, reason: str) -> None:
     """One warning that names the reason and the command, and a complete offline run."""
     *_, last = run_directories(folder, "offline-run-2*")
-    assert done.stderr.startswith("warning: W&B is offline (")
-    assert reason in done.stderr
-    assert done.stderr.endswith(f"wandb sync {last}\n")
-    assert done.stderr.count("\n") == 1
+    assert errors.startswith("warning: W&B is offline (")
+    assert reason in errors
+    assert errors.endswith(f"wandb sync {last}\n")
+    assert errors.count("\n") == 1
     assert_same_rows(rows(last), [*ROWS, ROW_4])
-    assert float(done.stdout) < 5
+    assert float(out) < 5
 
 
 @pytest.mark.parametrize(
@@ -330,8 +334,8 @@ def test_online_without_a_usable_key_is_offline(
 ) -> None:
     # A settings file, since wandb says that it reads one before it can be told to be silent.
     (tmp_path / "settings").write_text("[default]\nbase_url = http://wandb.invalid\n")
-    done = run_script(TIMED, tmp_path, WANDB_CONFIG_DIR=str(tmp_path), **key)
-    assert_fell_back_to_offline(done, tmp_path, reason)
+    out, errors = run_script(TIMED, tmp_path, WANDB_CONFIG_DIR=str(tmp_path), **key)
+    assert_fell_back_to_offline(out, errors, tmp_path, reason)
     assert len(run_directories(tmp_path)) == 1
 
 
@@ -342,15 +346,15 @@ def test_online_without_network_is_offline(tmp_path: Path, through_proxy: bool) 
     if through_proxy:
         environment["WANDB_BASE_URL"] = "http://wandb.invalid"
         environment["http_proxy"] = f"http://user:secret@{address}"
-    done = run_script(TIMED, tmp_path, **environment)
-    assert_fell_back_to_offline(done, tmp_path, f"no connection to {address}")
+    out, errors = run_script(TIMED, tmp_path, **environment)
+    assert_fell_back_to_offline(out, errors, tmp_path, f"no connection to {address}")
     assert len(run_directories(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("server", [401], indirect=True)
 def test_a_refused_run_is_offline(tmp_path: Path, server: Server) -> None:
-    done = run_script(TIMED, tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
-    assert_fell_back_to_offline(done, tmp_path, "401")
+    out, errors = run_script(TIMED, tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
+    assert_fell_back_to_offline(out, errors, tmp_path, "401")
 
 
 def test_online_resume_adds_what_the_server_lacks_and_a_lost_network_does_not_hang(
@@ -371,7 +375,7 @@ start = time.perf_counter()
 run.finish({})
 print(time.perf_counter() - start)
 """
-    done = run_script(
+    out, errors = run_script(
         f"wandb_url = {server.url!r}\n{body}",
         tmp_path,
         WANDB_API_KEY=KEY,
@@ -386,8 +390,8 @@ print(time.perf_counter() - start)
         assert [upsert[key] for key in ("host", "program", "repo", "commit")] == [None] * 4
 
     *_, last = run_directories(tmp_path)
-    assert float(done.stdout) < 10
-    assert done.stderr == (
+    assert float(out) < 10
+    assert errors == (
         "warning: W&B did not finish (Timed out finishing run.); "
         f"publish with: wandb sync --include-online {last}\n"
     )

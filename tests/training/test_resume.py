@@ -1,5 +1,7 @@
 """A run that is cut anywhere and started again ends with the same bits."""
 
+import functools
+import itertools
 import json
 import math
 import os
@@ -8,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,79 +28,35 @@ from bpgrad.errors import (
 )
 from bpgrad.records import reading
 from bpgrad.records.run_record import RunRecord
+from bpgrad.tasks.classification import Classification
 from bpgrad.training import checkpoint, trainer
-from bpgrad.training.config import load
+from bpgrad.training.config import Config, load, solver_spec
 from bpgrad.training.identity import run_name
 from bpgrad.training.trainer import train
+from tests.forked import Fork
 from tests.training.conftest import tiny_overrides
 
-# Reads lines "KILL_AT OVERRIDES..." and for each trains in a forked process that gets SIGKILL at
-# the KILL_AT-th of all events that matter: optimizer steps, evaluations, and the stages of every
-# file's writing. Answers with the exit status. Forking saves the imports.
-SERVER = """
-import functools, os, signal, sys, traceback
-import torch, torch._dynamo
-from bpgrad.tasks.classification import Classification
-from bpgrad.training.config import load, solver_spec
-from bpgrad.training.trainer import train
 
-events = 0
+def train_until_killed(kill_at: int, cfg: Config) -> None:
+    """Train, but die of SIGKILL at the `kill_at`-th of all events that matter: optimizer steps,
+    evaluations, and the stages of every file's writing."""
+    events = itertools.count(1)
 
-def counted(function, kill_at):
-    @functools.wraps(function)
-    def wrapper(*args, **kwargs):
-        global events
-        events += 1
-        if events == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return wrapper
+    def counted(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wrapper(*args: object, **kwargs: object) -> object:
+            if next(events) == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
 
-def child(kill_at, overrides):
-    torch.set_num_threads(1)
-    cfg = load(overrides)
-    solver = solver_spec(cfg).optimizer
+        return wrapper
+
     for owner, name in (
-        (solver, "step"), (Classification, "evaluate"), (os, "fsync"), (os, "replace"),
-        (os, "write"), (torch, "save"),
+        *((solver_spec(cfg).optimizer, "step"), (Classification, "evaluate"), (torch, "save")),
+        *((os, name) for name in ("fsync", "replace", "write")),
     ):
-        setattr(owner, name, counted(getattr(owner, name), kill_at))
+        setattr(owner, name, counted(getattr(owner, name)))
     train(cfg)
-
-for line in sys.stdin:
-    kill_at, *overrides = line.split()
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(2, 1)
-        try:
-            child(int(kill_at), overrides)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def kill_server() -> Iterator[Callable[[int, list[str]], int]]:
-    """Train with SIGKILL at the n-th event; the exit code."""
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-
-        def run(kill_at: int, overrides: list[str]) -> int:
-            print(kill_at, *overrides, file=server.stdin, flush=True)
-            return int(server.stdout.readline())  # type: ignore[union-attr]
-
-        yield run
-        server.stdin.close()
 
 
 def contents(folder: Path, overrides: list[str]) -> tuple[bytes, dict, str, dict]:
@@ -122,9 +80,7 @@ def contents(folder: Path, overrides: list[str]) -> tuple[bytes, dict, str, dict
         "solver=adam",
     ],
 )
-def test_sigkill_anywhere_then_the_same_bits(
-    solver: str, tmp_path: Path, kill_server: Callable[[int, list[str]], int]
-) -> None:
+def test_sigkill_anywhere_then_the_same_bits(solver: str, tmp_path: Path) -> None:
     """Every iteration writes a checkpoint here (checkpoint_minutes=0): the kills fall between
     iterations, into the writing of checkpoints and rows, into evaluation, and onto the result."""
     settings = [*solver.split(), "epochs=2", "batch_size=64", "checkpoint_minutes=0"]
@@ -134,8 +90,12 @@ def test_sigkill_anywhere_then_the_same_bits(
     cut = [*tiny_overrides(tmp_path / "cut"), *settings]
     points = random.Random(solver)
     kills = 0
-    while (code := kill_server(points.randint(1, 25), cut)) != 0:
-        assert code == -signal.SIGKILL
+    while True:
+        trained = Fork(train_until_killed, points.randint(1, 25), load(cut))
+        output = trained.communicate()
+        if trained.returncode == 0:
+            break
+        assert trained.returncode == -signal.SIGKILL, output
         kills += 1
         assert kills < 100
     assert kills >= 4
@@ -177,8 +137,6 @@ def test_a_signal_leaves_a_resumable_run(
 def test_a_signal_during_evaluation_does_not_wait_for_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bpgrad.tasks.classification import Classification
-
     evaluate, calls = Classification.evaluate, 0
 
     def evaluate_with_signal(self: Classification, *arguments: object) -> dict[str, float]:
@@ -656,8 +614,6 @@ def test_a_finished_run_is_not_written_to(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_validation_that_is_not_finite_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bpgrad.tasks.classification import Classification
-
     evaluate = Classification.evaluate
     monkeypatch.setattr(
         Classification, "evaluate", lambda *a: evaluate(*a) | {"objective": math.nan}

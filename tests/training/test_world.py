@@ -1,27 +1,31 @@
 """Two processes train the model that one trains."""
 
+import itertools
 import json
 import os
+import re
+import runpy
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
 
 from bpgrad.records.run_record import RunRecord
 from bpgrad.training.checkpoint import load as load_checkpoint
-from bpgrad.training.config import load
+from bpgrad.training.config import Config, load
 from bpgrad.training.identity import run_name
 from bpgrad.training.trainer import train
 from tests.data.images import make_image_folder
+from tests.forked import Fork
 from tests.training.conftest import tiny_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
-CHILD = Path(__file__).with_name("world_child.py")
 
 
 def free_port() -> int:
@@ -30,50 +34,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Ranks:
-    """Two processes, started once, that do runs together."""
-
-    def __init__(self, folder: Path) -> None:
-        self._errors = [folder / f"rank{rank}.txt" for rank in range(2)]
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, str(CHILD), str(rank), "2"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors[rank].open("w"),
-                text=True,
-            )
-            for rank in range(2)
-        ]
-
-    def train(self, runs: list[list[str]]) -> tuple[list[str], list[str]]:
-        """Do the runs one after another; what each rank has as the hashes of its weights."""
-        hashes: tuple[list[str], list[str]] = ([], [])
-        for run in runs:
-            port = free_port()
-            for process in self.processes:
-                assert process.stdin is not None
-                print(port, *run, file=process.stdin, flush=True)
-            for process, found in zip(self.processes, hashes, strict=True):
-                assert process.stdout is not None
-                lines = (line.split() for line in process.stdout)
-                words = next((words for words in lines if words[:1] == ["weights"]), None)
-                assert words is not None, "".join(file.read_text() for file in self._errors)
-                found.append(words[1])
-        return hashes
+def train_as_rank(cfg: Config) -> None:
+    print("weights", train(cfg)["weights_sha256"])
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    both = Ranks(tmp_path_factory.mktemp("ranks"))
-    yield both
-    for process in both.processes:
-        process.kill()
-        process.communicate()
+def weights_of_two_ranks(overrides: list[str]) -> list[str]:
+    """Do a run with two processes; what each has as the hash of its weights."""
+    cfg = load(overrides)
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        Fork(train_as_rank, cfg, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        for rank in range(2)
+    ]
+    return [re.findall("^weights (.+)$", rank.result(), re.MULTILINE)[-1] for rank in ranks]
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_run_of_one(tmp_path: Path, ranks: Ranks) -> None:
+def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
     """Odd batches (33 examples; the last has one, so that a rank has none), and loss-aware solvers,
     which drift apart if a rank is told its own loss."""
     settings = ["epochs=2", "batch_size=33", "scale.train_examples=331"]
@@ -89,9 +66,9 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, ranks: Ranks) -> None
         [[*tiny_overrides(tmp_path / side), *solver, *settings] for solver in solvers]
         for side in ("alone", "both")
     )
-    first, second = ranks.train(both)
-    assert len(first) == len(solvers)
-    assert first == second  # to the bit
+    for overrides in both:
+        first, second = weights_of_two_ranks(overrides)
+        assert first == second  # to the bit
 
     for overrides in alone:
         train(load(overrides))
@@ -113,18 +90,36 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, ranks: Ranks) -> None
             torch.testing.assert_close(weights[1][key], value, rtol=1e-3, atol=1e-5)
 
 
-def torchrun(*overrides: str) -> subprocess.Popen[str]:
+def launch(*overrides: str) -> None:
+    """What torchrun does, with forks for the programs that it starts."""
+    options = ["--nproc-per-node=2", f"--master-port={free_port()}", str(ROOT / "run.py")]
+    config, _, _ = config_from_args(parse_args([*options, *overrides]))
+    config.start_method = "fork"
+    try:
+        elastic_launch(config, run_script)(*overrides)
+    except ChildFailedError:
+        sys.exit(1)
+
+
+def run_script(*overrides: str) -> None:
+    """run.py, of which rank 1 is killed in its step KILL_AT, where that is set."""
+    torch.set_num_threads(1)
+    if (kill_at := os.environ.get("KILL_AT")) and os.environ["RANK"] == "1":
+        step, steps = torch.optim.SGD.step, itertools.count(1)
+
+        def killed(solver: torch.optim.SGD) -> None:
+            if next(steps) == int(kill_at):
+                os.kill(os.getpid(), signal.SIGKILL)
+            step(solver)
+
+        torch.optim.SGD.step = killed  # type: ignore[method-assign, assignment]
+    sys.argv = [str(ROOT / "run.py"), *overrides]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def torchrun(*overrides: str, **environment: str) -> Fork:
     """Two ranks of run.py, as torchrun starts them."""
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
-            *(f"--master-port={free_port()}", str(ROOT / "run.py"), *overrides),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    return Fork(launch, *overrides, OMP_NUM_THREADS="1", **environment)
 
 
 def errors(text: str) -> list[str]:
@@ -149,31 +144,25 @@ def test_two_ranks_at_a_run_that_is_in_use_end_in_one_line(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_two_ranks_of_which_one_is_killed_resume_to_the_same_bits(
-    tmp_path: Path, ranks: Ranks
+    tmp_path: Path,
 ) -> None:
     """The other ends too, whether torchrun or the lost connection tells it first."""
     whole, cut = (
-        [*tiny_overrides(tmp_path / side), "epochs=40", "solver=sgd", "checkpoint_minutes=0"]
+        [*tiny_overrides(tmp_path / side), "epochs=2", "solver=sgd", "checkpoint_minutes=0"]
         for side in ("whole", "cut")
     )
-    started = torchrun(*cut)
-    assert started.stdout is not None
-    for line in started.stdout:
-        if line.startswith("epoch "):
-            break
-    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-    assert len(children) == 2
-    os.kill(int(children[1]), signal.SIGKILL)
-    _, err = started.communicate()
+    started = torchrun(*cut, KILL_AT="12")
+    out, err = started.communicate()
     assert started.returncode != 0
+    assert "exitcode: -9) local_rank: 1" in err
+    assert out.count("epoch ") == 1
     assert len(errors(err)) <= 1
     name = run_name(load(cut))
     assert not (tmp_path / "cut/runs" / name / "result.json").exists()
     assert (tmp_path / "cut/checkpoints" / name / "checkpoint.pt").exists()
 
-    (one, resumed), others = ranks.train([whole, cut])
-    assert one == resumed
-    assert others == [one, resumed]
+    hashes = {*weights_of_two_ranks(whole), *weights_of_two_ranks(cut)}
+    assert len(hashes) == 1
     rows, cut_rows = (tmp_path / side / "runs" / name / "metrics.csv" for side in ("whole", "cut"))
     assert rows.read_bytes() == cut_rows.read_bytes()
     starts = json.loads((cut_rows.parent / "meta.json").read_text())["starts"]
@@ -181,7 +170,7 @@ def test_two_ranks_of_which_one_is_killed_resume_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_batch_normalisation_is_over_the_whole_minibatch(tmp_path: Path, ranks: Ranks) -> None:
+def test_batch_normalisation_is_over_the_whole_minibatch(tmp_path: Path) -> None:
     """24 images in batches of 10, 10 and 4, so that the two ranks have 2 of the last each."""
     for part, images in (("train", 8), ("val", 3)):
         make_image_folder(tmp_path / "generated" / part, images=images)
@@ -200,8 +189,9 @@ def test_batch_normalisation_is_over_the_whole_minibatch(tmp_path: Path, ranks: 
         ]
         for side in ("alone", "both")
     )
-    first, second = ranks.train(both)
-    assert first == second
+    for overrides in both:
+        first, second = weights_of_two_ranks(overrides)
+        assert first == second
     for overrides in alone:
         train(load(overrides))
         name = run_name(load(overrides))

@@ -1,8 +1,8 @@
-"""The Triton kernels on the CPU, by Triton's interpreter: run by test_triton.py in a process of its
-own, since Triton has to know of it when it is imported."""
+"""The Triton kernels on the CPU, by Triton's interpreter (see TRITON_INTERPRET in conftest.py)."""
 
 import gc
 import math
+import os
 import pickle
 import weakref
 from copy import deepcopy
@@ -13,11 +13,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bpgrad.optim import BPGrad, Eve, MatConvNetAdam, _fused, _triton
+from bpgrad.optim import BPGrad, Eve, MatConvNetAdam, _fused
 from tests.golden.test_solvers import SOLVERS, TOLERANCE, advance, deviation, open_walk
 from tests.optim import test_fused as cpu
 from tests.optim.conftest import FailOnHostRead
 from tests.optim.test_fused import draw, parameter, ulps
+
+pytest.importorskip("triton", reason="Triton is not installed")
+from bpgrad.optim import _triton
+
+pytestmark = pytest.mark.skipif(
+    "TRITON_INTERPRET" not in os.environ, reason="on a GPU test_triton.py starts these"
+)
 
 LOOP: dict[str, Any] = {"foreach": False}
 
