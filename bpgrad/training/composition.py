@@ -34,8 +34,6 @@ def composed(folder: Path, overrides: Sequence[str]) -> DictConfig:
     try:
         parsed = OverridesParser.create().parse_overrides(values)
         found = copy.deepcopy(_remembered(str(folder), others, _files(folder)))
-        if any(override.is_sweep_override() for override in parsed):
-            raise HydraException
         for override in parsed:
             OmegaConf.update(found, override.key_or_group, override.value(), merge=True)
     except (HydraException, OmegaConfBaseException):

@@ -182,8 +182,9 @@ def test_a_remembered_composition_is_that_of_hydra(overrides: list[str]) -> None
         ["solver.typo=1"],
         ["epochs=some"],
         ["epochs=1,2"],
+        ["solver.lr=1,2"],
         ["solver.lr=["],
-        ["solver.lr=1", "+solver.lr=2"],
+        ["solver.new=1", "+solver.new=2"],
         ["solver=sgd", "solver.momentum=1", "~solver.momentum", "solver.momentum=2"],
     ],
 )
