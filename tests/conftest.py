@@ -45,8 +45,13 @@ def unsynced() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(shared_folder: Path) -> Iterator[None]:
-    """What is kept for the next command, here and in child processes, is not the user's."""
+    """What is kept for the next command, here and in child processes, is not the user's.
+
+    But for uv's cache of packages, under their hashes: it would download gigabytes again.
+    """
+    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UV_CACHE_DIR", os.environ.get("UV_CACHE_DIR") or str(Path(users, "uv")))
         patch.setenv("XDG_CACHE_HOME", str(shared_folder / "cache"))
         yield
 

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,22 @@ class Fork:
         out, errors = self.communicate()
         assert self.returncode == 0, out + errors
         return out
+
+
+def forked(function: Callable[[], object], *, forget: Iterable[str] = ()) -> tuple[int | None, str]:
+    """Call it in a fork in which some packages have not been imported: exit code, errors.
+
+    The fork can neither compute gradients nor use CUDA where this process has.
+    """
+    child = Fork(_without, function, frozenset(forget))
+    said = child.communicate()[1]
+    return child.returncode, said
+
+
+def _without(function: Callable[[], object], packages: frozenset[str]) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[name]
+    function()
 
 
 class Script(Fork):

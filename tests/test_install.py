@@ -15,6 +15,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.environments import lend_bytecode
+from tests.forked import forked
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 UV = Path(sys.executable).with_name("uv")
@@ -30,9 +33,9 @@ for solver, settings in ((BPGrad, {"lipschitz": 10}), (Eve, {}), (MatConvNetAdam
     model = torch.nn.Linear(3, 1)
     before = model.weight.detach().clone()
     optimizer = solver(model.parameters(), **settings)
-    loss = model(torch.ones(2, 3)).square().mean()
-    loss.backward()
-    optimizer.step(**({} if solver is MatConvNetAdam else {"loss": loss.detach()}))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step(**({} if solver is MatConvNetAdam else {"loss": torch.tensor(2.0)}))
     assert not torch.equal(before, model.weight)
     assert model.weight.isfinite().all()
 found = minimize(lambda x: x[0] ** 2, lambda x: 2 * x, [(-1, 2)], lipschitz=4, eps=0.05)
@@ -40,17 +43,25 @@ assert found.success
 """
 
 
-def python(
-    code: str, interpreter: Path | str = sys.executable, **env: str
-) -> subprocess.CompletedProcess[str]:
+def python(code: str, interpreter: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [interpreter, "-c", code],
-        cwd=ROOT if interpreter == sys.executable else "/",
-        env=os.environ | env,
+        cwd="/",
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def run_without(blocked: list[str], code: str) -> tuple[int, str]:
+    """Exit status and messages of code that imports bpgrad where some packages are not there."""
+
+    def run() -> None:
+        sys.modules.update(dict.fromkeys(blocked))  # type: ignore[arg-type]
+        exec(code, {"__name__": "__main__"})
+
+    return forked(run, forget=["bpgrad", *blocked])
 
 
 def modules_of_the_suite() -> list[str]:
@@ -68,26 +79,27 @@ def modules_of_the_suite() -> list[str]:
 def test_optimizers_and_branch_and_prune_import_nothing_of_the_suite() -> None:
     blocked = modules_of_the_suite()
     assert {"hydra", "pandas", "matplotlib", "torchvision", "wandb", "yaml"} <= set(blocked)
-    block = f"import sys; sys.modules.update(dict.fromkeys({blocked}))"
-    done = python(f"{block}\n{USE}\nimport bpgrad.tasks.classification")
-    assert done.returncode == 0, done.stderr
+    status, said = run_without(blocked, f"{USE}\nimport bpgrad.tasks.classification")
+    assert status == 0, said
 
 
 @pytest.mark.parametrize("package", ["training", "records", "reporting"])
 def test_the_packages_of_the_suite_say_what_to_install(package: str) -> None:
-    block = f"import sys; sys.modules.update(dict.fromkeys({modules_of_the_suite()}))"
-    done = python(f"{block}; import bpgrad.{package}")
-    last = done.stderr.splitlines()[-1]
+    status, said = run_without(modules_of_the_suite(), f"import bpgrad.{package}")
+    assert status == 1
+    last = said.splitlines()[-1]
     assert last.startswith(f"ModuleNotFoundError: bpgrad.{package} needs ")
     assert "yaml" in last or "pandas" in last
     assert "pip install 'bpgrad[suite]'" in last
 
 
 def test_the_command_says_what_to_install() -> None:
-    done = python(
+    code = (
         "import runpy, sys; sys.modules['hydra'] = None; "
         "runpy.run_path('run.py', run_name='__main__')"
     )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          check=False)  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == (
         "error: run.py needs hydra: pip install 'bpgrad[suite]', or make setup in a checkout\n"
@@ -103,12 +115,10 @@ def test_the_base_is_three_distributions() -> None:
 # -- built and installed ---------------------------------------------------------------------------
 
 
-def build(source: Path, into: Path, **env: str) -> tuple[Path, Path]:
-    """An sdist, and a wheel that is built from it."""
-    subprocess.run([UV, "build", "--quiet", "--out-dir", into, source], env=os.environ | env,
-                   check=True)  # fmt: skip
-    (sdist,), (wheel,) = into.glob("*.tar.gz"), into.glob("*.whl")
-    return sdist, wheel
+def build(source: Path, into: Path, *options: str, **env: str) -> None:
+    """An sdist, and a wheel that is built from it, if the options do not say otherwise."""
+    subprocess.run([UV, "build", "--quiet", *options, "--out-dir", into, source],
+                   env=os.environ | env, check=True)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +139,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(checkout: Path) -> tuple[Path, Path]:
-    return build(checkout, checkout / "dist")
+    """Sdist and wheel."""
+    build(checkout, checkout / "dist")
+    (sdist,), (wheel,) = ((checkout / "dist").glob(kind) for kind in ("*.tar.gz", "*.whl"))
+    return sdist, wheel
 
 
 @pytest.mark.slow
@@ -162,6 +175,7 @@ def test_the_optimizers_work_from_the_wheel_in_an_environment_of_their_own(
     lock = re.sub(r" \\\n +--hash=\S+", "", (ROOT / "requirements.lock").read_text())
     (tmp_path / "versions").write_text(lock)
     subprocess.run([*install, "--constraint", tmp_path / "versions", built[1]], check=True)
+    lend_bytecode(tmp_path / "env")
 
     done = python(USE, interpreter)
     assert done.returncode == 0, done.stderr
@@ -185,14 +199,14 @@ def test_the_optimizers_work_from_the_wheel_in_an_environment_of_their_own(
 @pytest.mark.slow
 @pytest.mark.install
 def test_without_a_compiler_the_wheel_has_no_kernel_and_works(
-    checkout: Path, tmp_path: Path
+    built: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, wheel = build(checkout, tmp_path / "dist", CC="false")
+    build(built[0], tmp_path / "dist", "--wheel", CC="false")
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         assert not [name for name in archive.namelist() if name.endswith(".so")]
         archive.extractall(tmp_path / "site")
     place = "import bpgrad.optim._fused as f; assert f.kernel() is None and '{}' in f.__file__"
-    code = f"{place.format(tmp_path / 'site')}\n{USE}"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    status, said = run_without([], f"{place.format(tmp_path / 'site')}\n{USE}")
+    assert status == 0, said

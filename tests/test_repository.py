@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import yaml
 
 from experiments.engine.command import COMMANDS
+from tests.environments import lend_bytecode
+from tests.forked import forked
 from tests.kernel import BUILT
 from tests.training.test_command_line import run_in_process
 
@@ -248,9 +251,11 @@ def test_the_pip_section_of_environment_yml_installs(tmp_path: Path) -> None:
     subprocess.run(
         [uv, "pip", "install", "--quiet", "--python", python, "-r", requirements], check=True
     )
+    lend_bytecode(tmp_path / "env")
     seen = subprocess.run(
         [python, "-c", "import bpgrad.training.trainer, torch; print(torch.__version__)"],
         cwd=ROOT,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=True,
@@ -377,21 +382,23 @@ def test_the_engine_is_handed_claims_and_studies() -> None:
 def test_the_scripts_find_what_they_import_from_any_folder(tmp_path: Path) -> None:
     scripts = sorted(map(str, (ROOT / "scripts").glob("*.py")))
     assert len(scripts) > 5
-    program = """
-import runpy, sys
-path = list(sys.path)
-for script in sys.argv[1:]:
-    sys.path[:] = path
-    for name in [name for name in sys.modules if name.partition(".")[0] == "experiments"]:
-        del sys.modules[name]  # of the script before
-    runpy.run_path(script)
-"""
-    ran = subprocess.run(
-        [sys.executable, "-c", program, *scripts],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+    folders = {"experiments", "scripts"}
+    path = subprocess.run(
+        [sys.executable, "-c", r"import sys; print(*sys.path, sep='\n', end='')"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": ""},
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+    ).stdout.split("\n")  # fmt: skip
+
+    def run_all() -> None:
+        os.chdir(tmp_path)
+        for script in scripts:
+            sys.path[:] = path
+            for name in [name for name in sys.modules if name.partition(".")[0] in folders]:
+                del sys.modules[name]  # of the script before
+            runpy.run_path(script)
+
+    status, said = forked(run_all)
+    assert status == 0, said
 
 
 def test_the_experiments_are_found_from_any_folder(tmp_path: Path) -> None:

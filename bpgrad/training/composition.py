@@ -1,6 +1,8 @@
-"""Hydra's composition of the configuration files, done once for settings that differ in the seed.
+"""Hydra's composition of the configuration files, done once for settings that differ in values.
 
 A composition takes a tenth of a second, and a comparison of hundreds of runs asks for one a run.
+Which files it reads depends on the choices of groups alone, as task=mnist; values, as seed=1 or
+solver.lr=0.1, are set in what these files gave, as Hydra itself does it.
 """
 
 import copy
@@ -10,7 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bpgrad.training.kept import SEED
 
 Files = tuple[tuple[str, int, int], ...]  # path, time of the last change, size
 
@@ -22,12 +29,35 @@ def composed(folder: Path, overrides: Sequence[str]) -> DictConfig:
     """
     if any(override.lstrip("+~").startswith("hydra") for override in overrides):
         return _compose(str(folder), tuple(overrides))  # may name other folders: read them
-    seeds = [override for override in overrides if re.fullmatch(r"seed=(0|[1-9]\d*)", override)]
-    others = tuple(override for override in overrides if override not in seeds)
-    found = copy.deepcopy(_remembered(str(folder), others, _files(folder)))
-    if seeds:
-        found.seed = int(seeds[-1].removeprefix("seed="))
+    values = _values(folder, overrides)
+    others = tuple(override for override in overrides if override not in values)
+    try:
+        parsed = OverridesParser.create().parse_overrides(values)
+        found = copy.deepcopy(_remembered(str(folder), others, _files(folder)))
+        for override in parsed:
+            OmegaConf.update(found, override.key_or_group, override.value(), merge=True)
+    except (HydraException, OmegaConfBaseException):
+        return _compose(str(folder), tuple(overrides))  # says what is wrong
     return found
+
+
+def _values(folder: Path, overrides: Sequence[str]) -> list[str]:
+    """The overrides that set a value of a key that the files have.
+
+    Those before an addition or a deletion, which may be of the same key, are left to Hydra; a seed
+    is a key that nobody adds.
+    """
+    last = max(
+        (i for i, override in enumerate(overrides) if override[:1] in ("+", "~")), default=-1
+    )
+    after = set(overrides[last + 1 :])
+    plain = (override for override in overrides if re.match(r"[\w.]+=", override))
+    return [
+        override
+        for override in plain
+        if SEED.fullmatch(override)
+        or (override in after and not (folder / override.partition("=")[0]).is_dir())
+    ]
 
 
 def forget() -> None:

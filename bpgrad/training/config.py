@@ -163,7 +163,8 @@ def register() -> None:
         raise ConfigError(
             f"{CONFIG_DIR} is missing: the suite runs from a checkout, see its README"
         )
-    ConfigStore.instance().store(name="schema", node=Config)
+    if "schema.yaml" not in ConfigStore.instance().repo:
+        ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("paper", _paper_setting, replace=True)
     OmegaConf.register_new_resolver("edition", _edition, replace=True)
     OmegaConf.register_new_resolver("scratch_dir", _scratch_dir, replace=True)

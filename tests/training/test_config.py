@@ -1,5 +1,6 @@
 """Composition, validation, and the identity of a run."""
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any, Protocol, TypeVar
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from bpgrad.errors import ConfigError
+from bpgrad.training import composition
 from bpgrad.training.composition import composed
 from bpgrad.training.config import CONFIG_DIR, load, register, solver_spec, task_class
 from bpgrad.training.identity import describe, run_name
@@ -27,11 +30,28 @@ SCALES = sorted(p.stem for p in (CONFIG_DIR / "scale").glob("*.yaml"))
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_task_composes_with_every_solver_and_scale(task: str, solver: str) -> None:
     for scale in SCALES:
-        cfg = load([f"task={task}", f"solver={solver}", f"scale={scale}"])
+        # By its values, which are composed once for all scales (see the next test).
+        cfg = load([f"task={task}", f"solver={solver}", *values_of(scale)])
         assert cfg.task["name"] == task  # the file's name is the name
         assert solver_spec(cfg).name == solver
         assert cfg.scale.name == scale
         assert run_name(cfg).startswith(f"{task}/{solver}/seed0-")
+
+
+def values_of(scale: str) -> list[str]:
+    """What the choice of a scale sets, one by one; they are set after all files are read."""
+    text = (CONFIG_DIR / "scale" / f"{scale}.yaml").read_text()
+    values = yaml.safe_load(text)
+    if not text.startswith("# @package _global_"):
+        values = {"scale": values}
+    own = {f"scale.{key}": value for key, value in values.pop("scale").items()}
+    return [f"{key}={json.dumps(value)}" for key, value in {**own, **values}.items()]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_scale_is_the_values_that_it_sets(scale: str) -> None:
+    assert load(values_of(scale)) == load([f"scale={scale}"])
+    assert load([f"scale={scale}"]).scale.name == scale
 
 
 def test_every_task_and_solver_named_in_the_design_is_there() -> None:
@@ -141,6 +161,10 @@ def test_required_arguments_are_named() -> None:
         ["seed=3"],
         ["seed=3", "task=mnist", "seed=4", "solver.lipschitz=7"],
         ["scale=smoke", "wandb.mode=offline", "seed=05"],
+        ["epochs=3", "solver.lr=1e-3", "solver=adam", "solver.betas=[0.5,0.75]", "threads=null"],
+        ["data_root='a folder, with=signs'", "results_root=${data_root}/x", "batch_size=7"],
+        ["solver.lr=1", "solver.lr=2", "wandb={mode: online}", "download=true", "solver=sgd"],
+        ["solver=sgd", "solver.lr=3", "~solver.momentum", "+solver.new=1", "solver.new=2"],
     ],
 )
 def test_a_remembered_composition_is_that_of_hydra(overrides: list[str]) -> None:
@@ -149,6 +173,42 @@ def test_a_remembered_composition_is_that_of_hydra(overrides: list[str]) -> None
     found = composed(CONFIG_DIR, overrides)
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         assert found == compose("config", overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["typo=1"],
+        ["solver.typo=1"],
+        ["epochs=some"],
+        ["epochs=1,2"],
+        ["solver.lr=1,2"],
+        ["solver.lr=["],
+        ["solver.new=1", "+solver.new=2"],
+        ["solver=sgd", "solver.momentum=1", "~solver.momentum", "solver.momentum=2"],
+    ],
+)
+def test_what_cannot_be_composed_is_told_in_the_words_of_hydra(overrides: list[str]) -> None:
+    register()
+    composed(CONFIG_DIR, [])
+    with pytest.raises(HydraException) as told:
+        composed(CONFIG_DIR, overrides)
+    with (
+        initialize_config_dir(str(CONFIG_DIR), version_base="1.3"),
+        pytest.raises(HydraException) as asked,
+    ):
+        compose("config", overrides=overrides)
+    assert repr(told.value) == repr(asked.value)
+
+
+def test_settings_that_differ_in_values_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    composed(CONFIG_DIR, ["task=mnist", "solver=eve"])
+    monkeypatch.setattr(composition, "compose", lambda *_, **__: pytest.fail("composed again"))
+    for lr in (0.5, 0.25):
+        overrides = ["task=mnist", "seed=2", f"solver.lr={lr}", "solver=eve", "epochs=3"]
+        found = composed(CONFIG_DIR, overrides)
+        assert (found.seed, found.epochs, found.solver.lr) == (2, 3, lr)
 
 
 def test_a_remembered_composition_is_forgotten_when_a_file_changes(tmp_path: Path) -> None:

@@ -148,7 +148,9 @@ def test_tuning_takes_the_best_of_n_on_held_out_training_examples(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(folder, "nadam.yaml", NADAM)
-    run(folder, "--add", str(path), "--tune", "3", "--tune-epochs", "1", "--tune-all")
+    tuned = (folder, "--add", str(path), "--tune", "3", "--tune-epochs", "1", "--tune-all")
+    short = ["epochs=2"]
+    run(*tuned, extra=short)
     out = capsys.readouterr().out
     name = "mine-with-nadam-tuned-smoke-modified"
     labels = ["SGD", "BPGrad, μ = 0", "nadam"]
@@ -169,16 +171,16 @@ def test_tuning_takes_the_best_of_n_on_held_out_training_examples(
         key = "holdout_top1_error", "holdout_objective"
         assert [float(chosen[k]) for k in key] == min([float(r[k]) for k in key] for r in three)
         final = config_of(folder, finals[f"{label} (tuned, 3 trials)"])
-        assert (final["task"]["holdout"], final["epochs"]) == (0.0, 6)
+        assert (final["task"]["holdout"], final["epochs"]) == (0.0, 2)
         assert final["solver"] == config_of(folder, chosen["run"])["solver"]
         assert f"digits  {label}: trial {chosen['trial']} of 3" in out
     text = (folder / f"results/tables/{name}-tuning.md").read_text(encoding="utf-8")
     assert "90% of the training examples (epochs: 1 on digits)" in text
 
     before = {path: path.read_bytes() for path in folder.glob("results/**/*") if path.is_file()}
-    run(folder, "--add", str(path), "--tune", "3", "--tune-epochs", "1", "--tune-all")
+    run(*tuned, extra=short)
     assert capsys.readouterr().out.count("finished already") == 9 + 6
-    run(folder, "--add", str(path), "--tune", "3", "--tune-epochs", "1", "--tune-all", "--show")
+    run(*tuned, "--show", extra=short)
     assert "finished already" not in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in before}
 
@@ -353,14 +355,15 @@ def test_a_comparison_is_read_from_the_suites_records_and_written_elsewhere(
     """Whatever is recorded there is not trained again, and nothing is written there."""
     suite = folder / "suite/results/runs"
     elsewhere = [f"results_root={suite}", f"checkpoint_root={folder}/suite/checkpoints"]
-    run(folder, extra=elsewhere)
+    short = ["epochs=1"]
+    run(folder, extra=[*elsewhere, *short])
     monkeypatch.setattr(lookup, "SUITE_RECORDS", suite)
     before = {path: path.read_bytes() for path in suite.rglob("*") if path.is_file()}
     capsys.readouterr()
     path = write(folder, "nadam.yaml", NADAM)
-    run(folder, "--add", str(path), "--dry-run")
+    run(folder, "--add", str(path), "--dry-run", extra=short)
     assert "1 of 3 runs to do" in capsys.readouterr().out
-    run(folder, "--add", str(path))
+    run(folder, "--add", str(path), extra=short)
     out = capsys.readouterr().out
     assert f"2 of 3 runs are read from {suite}" in out
     name = "mine-with-nadam-smoke-modified"
