@@ -1,4 +1,4 @@
-"""Processes that are forks of the test's own: what that one has imported costs them nothing."""
+"""Processes that are forks: what has been imported before costs them nothing."""
 
 import atexit
 import multiprocessing
@@ -6,25 +6,38 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # which the first optimizer of a process imports: once for all its forks
+
+SERVER = multiprocessing.get_context("forkserver")
+IMPORTED = ["torch._dynamo", "bpgrad.training.trainer", "pytest", "hypothesis"]
 
 
 class Fork:
-    """`function(*arguments)` in a process of its own, used as a `subprocess.Popen` is."""
+    """`function(*arguments)` in a process of its own, used as a `subprocess.Popen` is.
+
+    Not of the test's own process: after a backward pass, a fork has none where autograd has threads
+    (for a GPU, or a fake one). The function is that of a module, for it is pickled.
+    """
 
     def __init__(self, function: Callable[..., Any], *arguments: Any, **environment: str) -> None:
+        SERVER.set_forkserver_preload(IMPORTED)
+        forkserver.ensure_running()
         reading, writing = os.pipe()
         self.stdout = os.fdopen(reading)
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 read after the end
-        self._process = multiprocessing.get_context("fork").Process(
-            target=begin, args=(writing, self._errors.fileno(), environment, function, arguments)
-        )
-        self._process.start()
-        os.close(writing)
+        with (
+            Connection(writing, readable=False) as out,
+            Connection(os.dup(self._errors.fileno()), readable=False) as errors,
+        ):
+            self._process = SERVER.Process(
+                target=begin, args=(out, errors, os.environ | environment, function, arguments)
+            )
+            self._process.start()
 
     @property
     def pid(self) -> int:
@@ -50,22 +63,6 @@ class Fork:
         return out
 
 
-def forked(function: Callable[[], object], *, forget: Iterable[str] = ()) -> tuple[int | None, str]:
-    """Call it in a fork in which some packages have not been imported: exit code, errors.
-
-    The fork can neither compute gradients nor use CUDA where this process has.
-    """
-    child = Fork(_without, function, frozenset(forget))
-    said = child.communicate()[1]
-    return child.returncode, said
-
-
-def _without(function: Callable[[], object], packages: frozenset[str]) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
-        del sys.modules[name]
-    function()
-
-
 class Script(Fork):
     """Python code as a program in `folder`, with no environment but this one."""
 
@@ -86,12 +83,43 @@ def run_code(code: str, folder: Path, words: tuple[str, ...], environment: dict[
 
 
 def begin(
-    out: int, errors: int, environment: dict[str, str], function: Callable[..., Any], rest: Any
+    out: Connection,
+    errors: Connection,
+    environment: dict[str, str],
+    function: Callable[..., Any],
+    rest: Any,
 ) -> None:
-    os.dup2(out, 1)
-    os.dup2(errors, 2)
-    os.close(out)
+    for stream, pipe in ((1, out), (2, errors)):
+        os.dup2(pipe.fileno(), stream)
+        pipe.close()
     sys.stdout, sys.stderr = (os.fdopen(k, "w", buffering=1, closefd=False) for k in (1, 2))
+    os.environ.clear()
     os.environ |= environment
-    torch.set_num_threads(1)  # the threads of the first process are not in its fork
+    os.fsync = os.fstat  # as in conftest.py
+    torch.set_num_threads(1)
     function(*rest)
+
+
+def forked(function: Callable[[], object], *, forget: Iterable[str] = ()) -> tuple[int, str]:
+    """Call it in a fork of the test's process in which some packages have not been imported.
+
+    Returns the exit code and what it said on the standard error stream. The fork can neither
+    compute gradients nor use CUDA where this process has.
+    """
+    with tempfile.TemporaryFile("w+") as errors:
+        child = multiprocessing.get_context("fork").Process(
+            target=_without, args=(errors.fileno(), function, frozenset(forget))
+        )
+        child.start()
+        child.join()
+        errors.seek(0)
+        return child.exitcode or 0, errors.read()
+
+
+def _without(errors: int, function: Callable[[], object], packages: frozenset[str]) -> None:
+    os.dup2(errors, 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    torch.set_num_threads(1)  # of several, only this one is in the fork
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[name]
+    function()

@@ -29,7 +29,7 @@ REQUIRED = {  # columns that every record has
     "timing.csv": ("train_seconds", "images_per_second"),
 }
 NOT_OF_THE_LAST_ROW = ("run", "epochs", "train_seconds", "weights_sha256")  # of result.json
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not there(path):
         return {}
     with checked(path):
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
         _require_mapping(config)
         require(_whole(config.get("epochs"), 1), "epochs: not a whole number from 1 on")
         require(isinstance(config.get("precision"), str), "precision: not a word")

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from bpgrad.errors import ConfigError
-from bpgrad.records.reading import LOADER
 from bpgrad.training.signatures import check_arguments, unknown
 
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # of libyaml: ten times as fast
 REDUCED = "-reduced"  # ends the name of an experiment at the reduced scale
 SHOWS = ("epochs", "objective", "step_size", "grad_norm", "certificate", "variants", "sweep")
 
@@ -144,7 +144,7 @@ def load(path: Path) -> Experiment | Study:
     overrides are right shows when the runs are composed.
     """
     try:
-        return _parse(path.stem, yaml.load(path.read_text(encoding="utf-8"), LOADER))
+        return _parse(path.stem, yaml.load(path.read_text(encoding="utf-8"), _Loader))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ConfigError as error:

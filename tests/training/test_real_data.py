@@ -9,6 +9,7 @@ from bpgrad.training.config import load
 from bpgrad.training.identity import run_name
 from bpgrad.training.trainer import train
 
+MNIST = (("mnist", 1, 1.8), ("mnist", 3, 1.2))  # task, epoch, limit of its test error in %
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
 
@@ -31,8 +32,9 @@ def error(task: str, data_root: Path, folder: Path, *overrides: str) -> float:
 
 
 def test_mnist(data_root: Path, tmp_path: Path) -> None:
-    """The prototype: 1.56 %. What it reached later, the committed record shows."""
-    assert error("mnist", data_root, tmp_path) <= 1.8
+    """3.8 to 4.2 % of 5,000 test images, by three seeds, after 200 of an epoch's 600 steps."""
+    part = ("scale.train_examples=20000", "scale.val_examples=5000")
+    assert error("mnist", data_root, tmp_path, *part) <= 5
 
 
 def test_cifar10(prepared_cifar10: Path, tmp_path: Path) -> None:
@@ -42,9 +44,9 @@ def test_cifar10(prepared_cifar10: Path, tmp_path: Path) -> None:
 
 
 def test_the_records_of_bpgrad_reach_it_too() -> None:
-    """40.1 % after an epoch of CIFAR-10, 29.4 % after 5, 1.11 % after 3 of MNIST, in whole runs."""
+    """Of CIFAR-10 40.1 % after an epoch, 29.4 % after 5; of MNIST 1.56 % (the prototype), 1.11 %."""
     results = Path(__file__).parents[2] / "results"
-    for task, epoch, limit in (("cifar10", 1, 42.0), ("cifar10", 5, 31.0), ("mnist", 3, 1.2)):
+    for task, epoch, limit in (("cifar10", 1, 42.0), ("cifar10", 5, 31.0), *MNIST):
         cfg = load([f"task={task}", "solver=bpgrad"])
         rows = RunRecord(results / "runs", results, run_name(cfg)).rows()
         assert rows[epoch - 1]["epoch"] == epoch
