@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from bpgrad.reporting.runs import Comparison
 
+NARROW = 100  # columns; below, verdicts are signs
+
 
 @dataclass(frozen=True)
 class Found:
@@ -220,29 +222,35 @@ def _print_damaged(console: Console, findings: Findings) -> None:
 
 
 def print_table(console: Console, judged: Sequence[JudgedClaim]) -> None:
-    """Print a line a claim, in columns, each cut where the screen ends."""
-    heads = Text("first rules", style="bold"), Text("second, unseen seeds", style="bold")
-    lines: list[tuple[Text, ...]] = [(Text(), *heads, Text("grade"), Text("claim"))]
+    """Print a line a claim, in columns, each cut where the screen ends; signs on a narrow one."""
+    narrow = console.width < NARROW
+    heads = ("first", "second") if narrow else ("first rules", "second, unseen seeds")
+    lines: list[tuple[Text, ...]] = [
+        (Text(), *(Text(head, style="bold") for head in heads), Text("grade"), Text("claim"))
+    ]
     for claim in judged:
         second = claim.second or claim.verdict
-        words = _word(claim.verdict), _word(second), _grade(second)
+        words = _word(claim.verdict, narrow), _word(second, narrow), _grade(second)
         lines.append((Text(claim.id), *words, Text(claim.text)))
         if (reduced := claim.reduced) is not None:
-            words = Text(), _word(reduced), _grade(reduced)
+            words = Text(), _word(reduced, narrow), _grade(reduced)
             lines.append((Text(), *words, Text("  at the reduced scale")))
-    lines.append((Text(),) * 4 + (Text("-v says why; n counts seeds (C2, C3: functions)"),))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         for cell, width in zip(line[:-1], widths, strict=False):
             cell.pad_right(width - len(cell))
         console.print(Text("  ").join(line), no_wrap=True, overflow="ellipsis", crop=True)
+    if narrow:
+        console.print("  ".join(f"{sign} {word}" for word, sign in document.SIGNS.items()))
+    console.print("-v says why; n counts seeds (C2, C3: functions)", style="dim", highlight=False)
 
 
-def _word(verdict: Verdict) -> Text:
-    """Sign, outcome and n of a verdict in the colour of its outcome."""
+def _word(verdict: Verdict, narrow: bool = False) -> Text:
+    """Sign, outcome and n of a verdict in the colour of its outcome; narrow, without the word."""
     color = document.COLORS.get(verdict.outcome, "bright_black")
     n = "" if verdict.outcome == Outcome.NOT_RUN else f", n = {verdict.n}"
-    return Text(f"{document.SIGNS[verdict.outcome]} {verdict.outcome}{n}", style=color)
+    word = n[1:] if narrow else f" {verdict.outcome}{n}"
+    return Text(f"{document.SIGNS[verdict.outcome]}{word}", style=color)
 
 
 def _grade(verdict: Verdict) -> Text:

@@ -165,8 +165,8 @@ def _end(run: PlannedRun, cfg: Config) -> str:
 
 
 def status(experiment: Experiment) -> Iterator[str]:
-    """How many runs of the experiment have finished, and a line for each that has not, or with
-    what is not a number; a damaged record has not.
+    """How many runs of the experiment have finished, and a line for each that is under way, has
+    diverged or is damaged. Those to come are what a dry run lists.
     """
     from bpgrad.reporting.runs import look_at
 
@@ -180,7 +180,7 @@ def status(experiment: Experiment) -> Iterator[str]:
     done = sum(recorded.finished for _, recorded in found)
     yield f"{experiment.name:<18} {done:>3} of {len(runs)} runs finished  {experiment.title}"
     for run, recorded in found:
-        if recorded.state != "finished":
+        if recorded.state not in ("finished", "not run"):
             yield f"{'':<19}{run}: {recorded.state}"
     if experiment.takes and not done:
         yield f"{'':<19}it takes {experiment.takes}"
