@@ -44,10 +44,13 @@ def _endings(comparisons: Comparisons) -> Iterator[str]:
             continue
         metric = list(comparison.metrics.values())[1]
         best = min(rivals, key=lambda solver: rivals[solver])
+        n = _seeds(len(seeds))
+        if any(set(column) != seeds for column in errors.values()):
+            n += " that all of them have run"
         words.append(
             f"{text_of(_mean(errors[OURS], seeds), metric)} % on {task_title(task)} (best of "
             f"the paper's {len(rivals)} others, {best}: {text_of(rivals[best], metric)} %; "
-            f"{_seeds(len(seeds))})"
+            f"{n})"
         )
     if words:
         yield f"BPGrad ends with a test error of {' and '.join(words)}."

@@ -272,16 +272,25 @@ def detection_2007(data_root: Path) -> tuple[list[Photo], list[Photo]]:
     for split, (count, md5) in LISTS_2007.items():
         path = main_list(folder, split)
         if not path.is_file():
-            archives = ", ".join(f"{file} (md5 {md5})" for file, md5 in ARCHIVES_2007.items())
-            raise DataError(
-                f"voc2007: {path} is missing; unpack {archives}: the first two into {data_root} as "
-                "torchvision does, of the third the folder selective_search_data into it"
-            )
+            raise DataError(f"voc2007: {path} is missing; {get_2007(data_root)}")
         names = read_list(path)
         if hashlib.md5("\n".join(sorted(names)).encode()).hexdigest() != md5:
-            raise DataError(f"{path}: has {len(names)} names that are not the official {count}")
+            raise DataError(
+                f"voc2007: {path} does not hold the official {count} names, but {len(names)} (the "
+                "reduced edition? it needs a data_root of its own); for the whole of VOC 2007 "
+                f"{get_2007(data_root)}"
+            )
         found.append(_photos(folder, names))
     return found[0], found[1]
+
+
+def get_2007(data_root: Path) -> str:
+    """How to get VOC 2007 with its published proposals."""
+    archives = ", ".join(f"{file} (md5 {md5})" for file, md5 in ARCHIVES_2007.items())
+    return (
+        f"unpack {archives}: the first two into {data_root} as torchvision does, of the third the "
+        "folder selective_search_data into it; docs/voc.md"
+    )
 
 
 def main_list(folder: Path, split: str) -> Path:

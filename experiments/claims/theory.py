@@ -35,7 +35,7 @@ def c2(evidence: Evidence) -> Verdict:
     """Each statement held on every random function on which its premise was true."""
     table = evidence.studies[THEOREMS.name].set_index("statement").to_dict("index")
     if lacking := [name for name in STATEMENTS if name not in table]:
-        return not_run(f"the study {THEOREMS.name}: {', '.join(lacking)}")
+        return not_run(f"{THEOREMS}: {', '.join(lacking)}")
     properties = []
     for name in STATEMENTS:
         functions, premise, held = (int(table[name][c]) for c in THEOREMS.columns[1:])
@@ -62,7 +62,7 @@ def c3(evidence: Evidence) -> Verdict:
     return replace(verdict, sentence=f"{verdict.sentence} n counts test functions.")
 
 
-SMOOTHING = Study("smoothing", ("valley", "before", "after"))
+SMOOTHING = Study("smoothing", ("valley", "before", "after"), "figure2")
 
 
 def c4(evidence: Evidence) -> Verdict:
@@ -79,11 +79,11 @@ def c4(evidence: Evidence) -> Verdict:
         )
     kinds = set(evidence.studies[SMOOTHING.name]["valley"])
     if lacking := sorted({"narrow", "wide"} - kinds):
-        return not_run(f"the study {SMOOTHING.name}: a {lacking[0]} valley")
+        return not_run(f"{SMOOTHING}: a {lacking[0]} valley")
     return decide_properties(properties)
 
 
-LOOPS = Study("loop", ("solver", "nearest", "lipschitz", "slope"))
+LOOPS = Study("loop", ("solver", "nearest", "lipschitz", "slope"), "figure3")
 
 
 def c5(evidence: Evidence) -> Verdict:
@@ -92,7 +92,7 @@ def c5(evidence: Evidence) -> Verdict:
     properties = []
     for solver, loops in (("Eq. 12", True), ("Algorithm 1", False)):
         if solver not in table:
-            return not_run(f"the study {LOOPS.name}: {solver}")
+            return not_run(f"{LOOPS}: {solver}")
         nearest, lipschitz, slope = (float(table[solver][c]) for c in LOOPS.columns[1:])
         holds = (nearest <= LOOP) == loops if lipschitz >= slope else None
         text = f"{solver}: distance to its own history {'≤' if loops else '>'} {LOOP:g}"

@@ -132,7 +132,7 @@ def c7(evidence: Evidence) -> Verdict:
         holds = known(share == 1, share)
         properties.append(Property(f"{text}: share of t with {side}", share, holds, n))
     if absent:
-        return not_run(f"the study {FIGURE5.name}: {_listed(absent)}")
+        return not_run(f"{FIGURE5}: {_listed(absent)}")
     return decide_properties(properties, missing)
 
 
@@ -163,7 +163,9 @@ def _listed(settings: Sequence[str]) -> str:
 
 
 MOMENTUM = Study(
-    "momentum", ("task", "momentum", "lipschitz", "seed", "held", "pairs13", "pairs15")
+    "momentum",
+    ("task", "momentum", "lipschitz", "seed", "held", "pairs13", "pairs15"),
+    "figure5",
 )  # a row a trajectory
 
 
@@ -177,7 +179,7 @@ def c8(evidence: Evidence) -> Verdict:
             absent.append(f"{task_title(task)}, μ = {momentum:g}, L = {lipschitz:g}")
         missing |= planned - set(rows["seed"])
     if absent:
-        return not_run(f"the study {MOMENTUM.name}: {_listed(absent)}")
+        return not_run(f"{MOMENTUM}: {_listed(absent)}")
     n = int(table.groupby(["task", "momentum", "lipschitz"])["seed"].nunique().min())
     properties = []
     for momentum in MOMENTA:

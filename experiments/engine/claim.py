@@ -30,10 +30,17 @@ class Runs:
 
 @dataclass(frozen=True)
 class Study:
-    """The result of a study that is not a comparison of training runs: a table."""
+    """The result of a study that is not a comparison of training runs: a table.
+
+    `of` is the study's name, where that of the table is another.
+    """
 
     name: str
     columns: tuple[str, ...]
+    of: str = ""
+
+    def __str__(self) -> str:
+        return f"the study {self.of or self.name}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Evidence:
         if isinstance(need, Study):
             table = self.studies.get(need.name)
             if table is None or table.empty:
-                return f"the study {need.name}"
+                return str(need)
             if lacking := [name for name in need.columns if name not in table.columns]:
                 raise RecordError(f"study {need.name}: has no column {', '.join(lacking)}")
             return ""

@@ -18,7 +18,7 @@ LOST = ("Theorem 3", "Corollary 2")  # of which the printed text is lost
 SIGNIFICANT = 0.05
 ACCURACIES = (90, 95, 99)
 
-GRADIENTS = Study("gradients", ("family", "accuracy", "with_gradients", "without"))
+GRADIENTS = Study("gradients", ("family", "accuracy", "with_gradients", "without"), "samplers")
 EVALUATIONS = Scale("", math.log(2))  # twice as many
 
 
@@ -27,7 +27,7 @@ def c2(evidence: Evidence) -> Verdict:
     table = evidence.studies[THEOREMS.name].groupby("statement")[["premise", "held"]].sum()
     counts = table.to_dict("index")
     if lacking := [name for name in STATEMENTS if name not in counts]:
-        return not_run(f"the study {THEOREMS.name}: {', '.join(lacking)}")
+        return not_run(f"{THEOREMS}: {', '.join(lacking)}")
     parts = []
     for name in STATEMENTS:
         premise, held = (int(counts[name][column]) for column in ("premise", "held"))

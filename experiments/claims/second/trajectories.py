@@ -30,7 +30,9 @@ LITTLE = 0.1  # of the iterations
 NEARLY_ALWAYS = 0.95
 
 MOMENTUM = Study(
-    "momentum", ("task", "momentum", "lipschitz", "seed", "held", "all13", "all15", "diverged")
+    "momentum",
+    ("task", "momentum", "lipschitz", "seed", "held", "all13", "all15", "diverged"),
+    "figure5",
 )
 
 
@@ -96,7 +98,7 @@ def c7(evidence: Evidence) -> Verdict:
         missing |= planned - set(rows["seed"])
         text = f"{task_title(task)}, μ = {momentum:g}, L = {lipschitz:g}"
         if rows.empty:
-            return not_run(f"the study {FIGURE5.name}: {text}")
+            return not_run(f"{FIGURE5}: {text}")
         side = "RHS ≥ LHS" if momentum else "RHS ≤ LHS (true by construction)"
         share = float(np.mean(rows["held"].to_numpy(dtype=float)))  # NaN if one is
         n = rows["seed"].nunique()
@@ -136,7 +138,7 @@ def c8(evidence: Evidence) -> Verdict:
         rows = rows_of(table, task, momentum, lipschitz)
         if rows.empty:
             text = f"{task_title(task)}, μ = {momentum:g}, L = {lipschitz:g}"
-            return not_run(f"the study {MOMENTUM.name}: {text}")
+            return not_run(f"{MOMENTUM}: {text}")
         missing |= planned - set(rows["seed"])
     n = int(table.groupby(["task", "momentum", "lipschitz"])["seed"].nunique().min())
     sound = table[table["diverged"].isna()]
