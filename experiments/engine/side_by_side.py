@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -26,7 +27,7 @@ from bpgrad.training.cli import run_command
 from bpgrad.training.config import Config
 from bpgrad.training.identity import run_name
 from bpgrad.training.progress import say
-from bpgrad.training.signals import SignalGuard
+from bpgrad.training.signals import CAUGHT, SignalGuard
 from experiments.engine.declaration import PlannedRun
 
 POLL_SECONDS = 0.2  # how long a signal may wait to be passed on
@@ -102,6 +103,7 @@ def _start(
     context: Any = multiprocessing.get_context(METHOD)
     if METHOD == "forkserver":
         context.set_forkserver_preload(["bpgrad.training.trainer", "torch._dynamo"])
+        _start_server()
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(
         target=_train,
@@ -112,6 +114,21 @@ def _start(
     child = _Child(run, process)
     threading.Thread(target=_read, args=(child, reader, lines), daemon=True).start()
     return child
+
+
+def _start_server() -> None:
+    """Start the process that children are forked from, if there is none.
+
+    It ends with this one. A signal to the whole group, as a Ctrl-C is, must not end it before: it
+    is asked to start the children, and how they ended.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)  # inherited by what is started
+    try:
+        resource_tracker.ensure_running()  # lets two signals through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -147,6 +164,8 @@ def _reason(code: int) -> str:
 def _train(output: Connection, environ: Mapping[str, str], cfg: Config) -> None:
     """Train a run in this process, of which the pipe gets all that is printed."""
     os.setpgid(0, 0)  # a Ctrl-C reaches the child through the parent, and once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)  # see _start_server
     open_streams()
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -138,6 +140,29 @@ def test_a_signal_stops_all_of_them_where_they_resume(
     assert capfd.readouterr().out.count(": resuming at epoch ") == 2
     run(folder, epochs=epochs, name="serial")
     assert metrics(folder, "serial") == metrics(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_group_leaves_the_server_to_its_parent(number: signal.Signals) -> None:
+    # The server would end by it while it imports, and the parent find nobody to fork a child.
+    code = """if True:
+        import multiprocessing, os, signal, sys
+        from multiprocessing import forkserver
+        from experiments.engine import side_by_side
+
+        for caught in side_by_side.CAUGHT:
+            signal.signal(caught, lambda *_: None)
+        side_by_side._start_server()
+        os.killpg(0, int(sys.argv[1]))
+        child = multiprocessing.get_context("forkserver").Process(target=os._exit, args=(7,))
+        child.start()
+        child.join()
+        side_by_side._start_server()
+        sys.exit(child.exitcode)
+    """
+    command = [sys.executable, "-c", code, str(int(number))]
+    ended = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+    assert (ended.returncode, ended.stderr) == (7, "")
 
 
 def test_a_process_that_is_killed_is_told(
