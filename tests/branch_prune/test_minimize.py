@@ -1,6 +1,7 @@
 """Certificates of branch and pruning on functions with proven L and known minimum."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -250,11 +251,19 @@ def test_the_callback_sees_every_evaluation_and_can_end_the_search() -> None:
 
 
 def test_a_schedule_that_cannot_reach_eps_is_refused() -> None:
-    with pytest.raises(ValueError, match="rho_schedule"):
-        minimize(shifted, slope, [(0, 1)], 1.0, x0=[0.0], eps=0.01, rho_schedule=[0.0, 0.9])
     enough = 1.0 - 0.01 / shifted([0.0])
+    said = re.escape(f"ends at 0.9, below 1 - eps/f(x_1) = {enough:.9g}: ")
+    with pytest.raises(ValueError, match=f"^rho_schedule {said}"):
+        minimize(shifted, slope, [(0, 1)], 1.0, x0=[0.0], eps=0.01, rho_schedule=[0.0, 0.5, 0.9])
     found = minimize(shifted, slope, [(0, 1)], 1.0, x0=[0.0], eps=0.01, rho_schedule=[0.0, enough])
     assert found.success
+
+
+def test_the_numbers_of_the_statuses_stay() -> None:
+    """`result.status` is an integer that users compare and store, as in SciPy."""
+    names = ("CERTIFIED", "MAX_EVALS", "PAPER_RULE", "LIPSCHITZ_VIOLATED", "CALLBACK", "ESTIMATED")
+    assert [status.name for status in Status] == [*names, "PRECISION"]
+    assert [status.value for status in Status] == list(range(7))
 
 
 def test_rounding_does_not_make_a_schedule_too_short() -> None:

@@ -249,7 +249,9 @@ def test_lists_of_another_edition_are_refused(tmp_path: Path) -> None:
         voc.detection_2007(tmp_path)
     lists = tmp_path / voc.VOC2007 / "ImageSets" / "Main"
     write_list(lists / "trainval.txt", ["000005", "000007"])
-    with pytest.raises(DataError, match="does not hold the official 5011 names, but 2 .the reduced edition"):
+    with pytest.raises(
+        DataError, match=r"does not hold the official 5011 names, but 2 \(the reduced edition"
+    ):
         voc.detection_2007(tmp_path)
 
 
