@@ -1,5 +1,6 @@
 """Examples that are read and augmented by worker processes, in an order given from outside."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -49,6 +50,11 @@ class EpochLoader:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the parent ends the workers once it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What a process group gets, as a Ctrl-C, is not for the workers: the parent ends them.
+
+    It saves first, which the end of a worker would cut.
+    """
+    os.setpgid(0, 0)
+    for sent in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(sent, signal.SIG_IGN)  # some schedulers send them to every process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

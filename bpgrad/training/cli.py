@@ -8,11 +8,12 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-from bpgrad.errors import BPGradError
+from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.startup import EXIT_CODE, open_streams
 from bpgrad.training.signatures import unknown
 
@@ -36,6 +37,8 @@ def run_command(command: Callable[[], object]) -> NoReturn:
     except _told_in_a_line() as error:
         _end(error, EXIT_CODE if isinstance(error, KeyboardInterrupt) else 2)
     except Exception as error:
+        if _is_of_composing(error):
+            _end(ConfigError(f"{error}; a group's choice is a name, as in solver=adam"), 2, error)
         if not interrupts:
             raise
         # A Ctrl-C in the middle of an import or of a destructor comes out as anything.
@@ -48,6 +51,13 @@ def _told_in_a_line() -> tuple[type[BaseException], ...]:
     from omegaconf.errors import OmegaConfBaseException
 
     return BPGradError, HydraException, OmegaConfBaseException, KeyboardInterrupt
+
+
+def _is_of_composing(error: Exception) -> bool:
+    """Whether Hydra, in composing, came upon a choice that it does not expect, as solver=null."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    places = ("hydra._internal.defaults_list", "hydra._internal.config_", "hydra.core.default_")
+    return str(frame.f_globals.get("__name__")).startswith(places)
 
 
 def _interrupt(interrupts: list[int], number: int) -> None:

@@ -233,6 +233,9 @@ def _resolve(composed: DictConfig) -> Config:
         cfg = typing.cast(Config, OmegaConf.to_object(composed))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
+    missing = [f.name for f in fields(cfg) if getattr(cfg, f.name) == MISSING]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)}: missing; set a value")
     return cfg
 
 

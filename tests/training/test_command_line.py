@@ -63,6 +63,19 @@ def run_process(arguments: Sequence[str], folder: Path, **env: str) -> subproces
         (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer"),
         (["epochs=1.5"], "epochs: Value '1.5' of type 'float' could not be converted to Integer"),
         (["solver=sgd,adam"], "Ambiguous value for argument 'solver=sgd,adam'"),
+        (
+            ["solver=null"],
+            "Config group override must be a string or a list. Got NoneType; a group",
+        ),
+        (
+            ["scale=1"],
+            "Config group override must be a string or a list. Got int; a group's choice",
+        ),
+        (
+            ["task=[null]"],
+            "argument of type 'NoneType' is not iterable; a group's choice is a name",
+        ),
+        (["~epochs"], "epochs: missing; set a value"),
         (["nonsense"], "Error parsing override 'nonsense'"),
         (["+typo=1"], "unknown typo: "),
         (["task.name=../../x"], "task.name=../../x: names a folder"),
