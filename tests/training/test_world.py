@@ -154,7 +154,6 @@ def test_two_ranks_of_which_one_is_killed_resume_to_the_same_bits(
     started = torchrun(*cut, KILL_AT="12")
     out, err = started.communicate()
     assert started.returncode != 0
-    assert "exitcode: -9) local_rank: 1" in err
     assert out.count("epoch ") == 1
     assert len(errors(err)) <= 1
     name = run_name(load(cut))
