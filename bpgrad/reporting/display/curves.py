@@ -71,10 +71,10 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
         for panel in panels[-1]:
             panel.set_xlabel("epoch")
         _legend(figure, solvers)
-        seeds = max(len(c.finished(solver)) for c in comparisons for solver in c.solvers)
-        if seeds > 1:
-            words = f"line: mean of {seeds} seeds, band: smallest to largest"
-            figure.legends[0].set_title(words)
+        counts = {len(c.finished(solver)) for c in comparisons for solver in c.solvers} - {0}
+        if max(counts, default=0) > 1:
+            seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
+            figure.legends[0].set_title(f"line: mean of {seeds} seeds, band: smallest to largest")
     return figure
 
 

@@ -44,7 +44,9 @@ def test_of_several_seeds_the_mean_and_a_band_from_smallest_to_largest(tmp_path:
     (band,) = panel.collections
     heights = band.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == pytest.approx((1 / 3, 6))
-    assert "3 seeds" in figure.legends[0].get_title().get_text()
+    assert figure.legends[0].get_title().get_text().startswith("line: mean of 3 seeds,")
+    figure = draw("A title", [compare(*runs, make_run(tmp_path, "SGD"))])
+    assert figure.legends[0].get_title().get_text().startswith("line: mean of 1 to 3 seeds,")
 
 
 def test_a_run_that_diverged_is_drawn_as_far_as_it_came(tmp_path: Path) -> None:
