@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hypothesis import settings
 
 from bpgrad.data import cifar10
-from bpgrad.training import composition, lookup
+from bpgrad.training import lookup
 
 # Triton has to know when it is imported, which torch's compiler does: where there is no GPU, its
 # kernels are interpreted (test_triton_interpreted.py).
@@ -103,7 +103,6 @@ def no_solvers_of_earlier_tests() -> Iterator[None]:
     yield
     for name in set(store) - before:
         del store[name]
-        composition.forget()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bpgrad.training.kept import SEED
 
 Files = tuple[tuple[str, int, int], ...]  # path, time of the last change, size
+Stored = tuple[tuple[str, str], ...]  # choices that are in Hydra's store, and what they hold
 
 
 def composed(folder: Path, overrides: Sequence[str]) -> DictConfig:
@@ -33,7 +35,7 @@ def composed(folder: Path, overrides: Sequence[str]) -> DictConfig:
     others = tuple(override for override in overrides if override not in values)
     try:
         parsed = OverridesParser.create().parse_overrides(values)
-        found = copy.deepcopy(_remembered(str(folder), others, _files(folder)))
+        found = copy.deepcopy(_remembered(str(folder), others, _files(folder), _stored(others)))
         for override in parsed:
             OmegaConf.update(found, override.key_or_group, override.value(), merge=True)
     except (HydraException, OmegaConfBaseException):
@@ -60,14 +62,21 @@ def _values(folder: Path, overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def forget() -> None:
-    """Compose anew from now on; to be called by whoever stores a node in Hydra's ConfigStore."""
-    _remembered.cache_clear()
-
-
 def _files(folder: Path) -> Files:
     stats = ((str(path), path.stat()) for path in sorted(folder.rglob("*.yaml")))
     return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+
+
+def _stored(choices: Sequence[str]) -> Stored:
+    """Of the choices of groups those that are a node in Hydra's store, as a solver of one's own."""
+    repo = ConfigStore.instance().repo
+    found = []
+    for choice in choices:
+        group, _, name = choice.lstrip("+").partition("=")
+        entry = repo.get(group, {}).get(f"{name}.yaml")
+        if entry is not None:
+            found.append((choice, repr(entry.node)))
+    return tuple(found)
 
 
 def _compose(folder: str, overrides: tuple[str, ...]) -> DictConfig:
@@ -76,5 +85,7 @@ def _compose(folder: str, overrides: tuple[str, ...]) -> DictConfig:
 
 
 @lru_cache(maxsize=1024)
-def _remembered(folder: str, overrides: tuple[str, ...], files: Files) -> DictConfig:
+def _remembered(
+    folder: str, overrides: tuple[str, ...], files: Files, stored: Stored
+) -> DictConfig:
     return _compose(folder, overrides)

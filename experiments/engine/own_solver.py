@@ -29,7 +29,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from bpgrad.errors import ConfigError, first_line
-from bpgrad.training import composition
 from bpgrad.training.config import CONFIG_DIR, SolverSpec
 from bpgrad.training.signatures import import_object
 from experiments.engine.declaration import Experiment, Solver
@@ -82,7 +81,6 @@ def load(path: Path) -> OwnSolver:
             else hashlib.sha256(all_of_them.encode()).hexdigest()[:16]
         )
     ConfigStore.instance().store(group="solver", name=name, node=given)
-    composition.forget()
     return OwnSolver(name, label, tune)
 
 

@@ -16,7 +16,7 @@ from experiments.engine import checks, declaration
 from experiments.engine.checks import judge_table
 from experiments.engine.claim import Evidence, Runs, Study
 from experiments.engine.printed import paper_values
-from tests.reporting.records import METRICS, make_run
+from tests.reporting.records import METRICS, like, make_run
 
 SEEDS = tuple(range(5))
 NOISE = (1.01, 0.99, 1.02, 0.985, 1.0)
@@ -33,11 +33,11 @@ def figure7(folder: Path, levels: Mapping[str, Mapping[str, float]], n: int = 5)
     """Runs of Figure 7 with these levels, a little different for each seed and solver."""
     comparisons = {}
     for task, solvers in levels.items():
-        runs = []
+        runs, recorded = [], make_run(folder, "any", task=task, epochs=25)
         for k, (solver, level) in enumerate(solvers.items()):
             for seed in range(n):
                 factor = NOISE[(seed + k) % len(NOISE)]
-                run = make_run(folder, solver, seed, task=task, level=level * factor, epochs=25)
+                run = like(recorded, solver, seed, level * factor)
                 run.rows["val_top1_error"] = 10 * level * factor
                 runs.append(run)
         comparisons["figure7", task] = Comparison(task, METRICS, tuple(runs))
@@ -352,10 +352,10 @@ def test_a_table_is_judged_against_the_papers_values(tmp_path: Path) -> None:
     values = paper_values(SUITE.paper_values)
     table = values[values["table"] == "Table 1"]
     for shift, outcome in ((0.0, Outcome.REPRODUCED), (2.0, Outcome.NOT_REPRODUCED)):
-        runs = []
+        runs, recorded = [], make_run(tmp_path, "any", task="imagenet")
         for solver in dict.fromkeys(table["solver"]):
             for seed in SEEDS:
-                run = make_run(tmp_path / f"{shift}", str(solver), seed, task="imagenet")
+                run = like(recorded, str(solver), seed)
                 for row in table[table["solver"] == solver].to_dict("records"):
                     off = shift if (solver, row["metric"]) == ("Adam", "val_top1_error") else 0.0
                     run.rows[str(row["metric"])] = float(row["value"]) + off + 0.1 * NOISE[seed]
@@ -379,10 +379,10 @@ def table(
     epochs: int = 12,
 ) -> Evidence:
     """Runs of an experiment whose columns have these values in every epoch, but for noise."""
-    runs = []
+    runs, recorded = [], make_run(folder, "any", task=task, epochs=epochs)
     for k, (solver, columns) in enumerate(values.items()):
         for seed in range(n):
-            run = make_run(folder, solver, seed, task=task, epochs=epochs)
+            run = like(recorded, solver, seed)
             for column, value in columns.items():
                 run.rows[column] = value + 0.02 * NOISE[(seed + k) % len(NOISE)]
             runs.append(run)
@@ -460,11 +460,10 @@ def test_detection(tmp_path: Path) -> None:
     def outcome(solver: str = "Adam", n: int = 8, **changes: float) -> Outcome:
         values = detection_scores()
         values[solver] |= changes
-        folder = tmp_path / f"{solver} {n} {changes}"
-        runs = []
+        runs, recorded = [], make_run(tmp_path, "any", task=place[1], epochs=2)
         for k, (name, columns) in enumerate(values.items()):
             for seed in range(n):
-                run = make_run(folder, name, seed, task=place[1], epochs=2)
+                run = like(recorded, name, seed)
                 for column, value in columns.items():
                     noise = 0.0 if column.startswith("val_ap") else NOISE[(seed + k) % 5]
                     run.rows[column] = value + 0.02 * noise

@@ -1,6 +1,7 @@
 """Run records made up for the tests, written by the class that writes the real ones."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from bpgrad.records.files import write_text
@@ -30,8 +31,7 @@ def make_record(
     machine = {"device": device, "cpu": "A CPU", "gpu": "A GPU", "threads": 2, "world_size": 1}
     record.write_meta(
         {
-            "initial_weights_sha256": f"weights of seed {seed}",
-            "batch_order_sha256": f"order of seed {seed}",
+            **_begun(seed),
             "starts": [{"machine": machine}],
             **meta,
         }
@@ -58,9 +58,23 @@ def make_record(
     return record
 
 
+def _begun(seed: int) -> dict[str, str]:
+    return {
+        "initial_weights_sha256": f"weights of seed {seed}",
+        "batch_order_sha256": f"order of seed {seed}",
+    }
+
+
 def make_run(folder: Path, solver: str, seed: int = 0, **options: object) -> Run:
     """The run of `make_record`, read."""
     return read_run(make_record(folder, solver, seed, **options), solver, seed)  # type: ignore[arg-type]
+
+
+def like(run: Run, solver: str, seed: int, level: float = 1.0) -> Run:
+    """What `make_run` makes of these, from its run at level 1 and with nothing on the disk."""
+    rows = run.rows.copy()
+    rows[[name for name in rows if name.endswith(("objective", "error"))]] *= level
+    return replace(run, solver=solver, seed=seed, meta=run.meta | _begun(seed), rows=rows)
 
 
 def compare(*runs: Run, task: str = "mnist") -> Comparison:

@@ -15,7 +15,6 @@ from hydra.core.config_store import ConfigStore
 from torch import nn
 
 from bpgrad.errors import ConfigError, Diverged, Interrupted, SolverError
-from bpgrad.training import composition
 from bpgrad.training.config import Config, SolverSpec, load, solver_spec
 from bpgrad.training.identity import run_name
 from bpgrad.training.solver import Solver
@@ -42,7 +41,6 @@ def solver_of(text: str) -> str:
     """Make a solver known to Hydra as it stands in a YAML file; the override that chooses it."""
     given = settings_of(text)
     ConfigStore.instance().store(group="solver", name="mine", node=given)
-    composition.forget()
     return "solver=mine"
 
 
