@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -315,7 +316,7 @@ class _Page:
         if file.suffix not in (".svg", ".png", ".webp") or not file.exists():
             raise RecordError(f"{file}: the report shows this picture, but it is not there")
         if file.suffix == ".svg":  # as text, a quarter smaller than base64
-            text = file.read_text(encoding="utf-8").replace("\n", " ")
+            text = re.sub(r"\s*\n\s*", " ", file.read_text(encoding="utf-8"))
             return f"data:image/svg+xml,{quote(text, safe=PLAIN)}"
         data = base64.b64encode(file.read_bytes()).decode()
         return f"data:image/{file.suffix[1:]};base64,{data}"
