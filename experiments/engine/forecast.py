@@ -78,17 +78,10 @@ def forecast(runs: Sequence[tuple[PlannedRun, Config]]) -> list[Step]:
 
 
 def lines(name: str, runs: Sequence[tuple[PlannedRun, Config]], jobs: int = 1) -> Iterator[str]:
-    """The forecast in words: a line a run, then the time in all."""
+    """The forecast in words: the time in all and where the rates come from, then a line a run."""
     steps = forecast(runs)
     todo = [step for step in steps if step.state in ("resume", "new")]
     yield f"{name}: {len(todo)} of {len(steps)} runs to do; nothing is run now"
-    width = max(len(str(step.run)) for step in steps)
-    for step in steps:
-        time = ""
-        if step in todo:
-            time = "no measured rate" if step.seconds is None else duration(step.seconds)
-        remark = f"  ({step.remark})" if step.remark else ""
-        yield f"  {step.state:<8}  {step.run!s:<{width}}  {time:>16}  {step.name}{remark}"
     known = [step.seconds for step in todo if step.seconds is not None]
     if known:
         total = f"in all {duration(sum(known))}"
@@ -101,6 +94,13 @@ def lines(name: str, runs: Sequence[tuple[PlannedRun, Config]], jobs: int = 1) -
         yield f"at the rates of the records, measured on: {'; '.join(machines)}"
         if any(rate.solver != step.name.split("/")[1] for step in todo for rate in step.rates):
             yield "where a solver has no record of the task, at the rate of the others"
+    width = max(len(str(step.run)) for step in steps)
+    for step in steps:
+        time = ""
+        if step in todo:
+            time = "no measured rate" if step.seconds is None else duration(step.seconds)
+        remark = f"  ({step.remark})" if step.remark else ""
+        yield f"  {step.state:<8}  {step.run!s:<{width}}  {time:>16}  {step.name}{remark}"
 
 
 def duration(seconds: float) -> str:

@@ -134,16 +134,17 @@ def test_the_command_says_it_and_trains_nothing(
     main(["mine", "--dry-run", "--jobs", "2"])
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "mine: 2 of 5 runs to do; nothing is run now"
-    assert out[1].startswith("  finished  digits  SGD  seed 0 ")
-    assert "  digits/sgd/seed0-" in out[1]
-    assert out[2].startswith("  new       digits  BPGrad  seed 0 ")
-    assert "  80 s  digits/bpgrad/seed0-" in out[2]
-    assert out[4].endswith("  (diverged at epoch 2, iteration 9; rerun=true repeats it)")
-    assert out[6:] == [
+    assert out[1:4] == [
         "in all 3 min; 2 side by side 80 s, if none slows down",
         "at the rates of the records, measured on: A CPU, 2 threads",
         "where a solver has no record of the task, at the rate of the others",
     ]
+    assert out[4].startswith("  finished  digits  SGD  seed 0 ")
+    assert "  digits/sgd/seed0-" in out[4]
+    assert out[5].startswith("  new       digits  BPGrad  seed 0 ")
+    assert "  80 s  digits/bpgrad/seed0-" in out[5]
+    assert out[7].endswith("  (diverged at epoch 2, iteration 9; rerun=true repeats it)")
+    assert len(out) == 9
     assert sorted(folder.rglob("*")) == before
 
 
