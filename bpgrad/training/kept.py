@@ -3,7 +3,8 @@
 Hydra takes a tenth of a second a configuration, and a look at a thousand runs asks for hundreds.
 What it gave stands in ``$XDG_CACHE_HOME/bpgrad`` (``~/.cache/bpgrad``) under a hash of all that it
 depends on: the overrides, the contents of the files, the environment variables that they name, and
-the schema. A file that is not whole counts as not there.
+the schema. A file that is not whole counts as not there. Each state of the files has a folder; the
+newest of them stay, so that several checkouts have theirs.
 """
 
 import ast
@@ -21,6 +22,7 @@ import hydra
 import omegaconf
 
 VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
+FOLDERS = 16
 SEED = re.compile(r"seed=(0|[1-9]\d*)")
 
 
@@ -77,9 +79,16 @@ def write(path: Path, content: dict[str, Any]) -> None:
     with suppress(OSError, ValueError, SyntaxError):
         if ast.literal_eval(text) != content:
             return
-        if not path.parent.exists():  # the files have changed: what was kept is of no use
-            shutil.rmtree(path.parent.parent, ignore_errors=True)
+        if not path.parent.exists():  # the files have changed, or are those of another checkout
             path.parent.mkdir(parents=True)
+            _remove_old(path.parent.parent)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         partial.write_text(f"{_hash(text)}\n{text}", encoding="utf-8")
         partial.replace(path)
+
+
+def _remove_old(top: Path) -> None:
+    """Remove all folders but the newest; who wants one of these composes again."""
+    folders = sorted(top.iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+    for folder in folders[:-FOLDERS]:
+        shutil.rmtree(folder, ignore_errors=True)

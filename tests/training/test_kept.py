@@ -1,5 +1,6 @@
 """Configurations kept between commands: the same as composed anew, and never a stale one."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,17 @@ def test_a_choice_without_a_file_is_kept_nowhere(tmp_path: Path) -> None:
     """It lies in Hydra's store, as a solver of one's own, and may be another one next time."""
     assert kept.place_of(CONFIG_DIR, ["solver=bpgrad"], "") is not None
     assert kept.place_of(CONFIG_DIR, ["solver=mine"], "") is None
+
+
+def test_checkouts_leave_each_other_theirs_and_the_oldest_go(tmp_path: Path) -> None:
+    """Each state of the files of each checkout has a folder."""
+    places = [tmp_path / f"{k:02}" / "x" for k in range(kept.FOLDERS + 2)]
+    for k, place in enumerate(places):
+        kept.write(place, {"a": k})
+        os.utime(place.parent, (k, k))
+        kept.write(place.with_name("y"), {"a": k})
+        os.utime(place.parent, (k, k))
+    assert [kept.read(place) for place in places[:2]] == [None, None]
+    assert [kept.read(place) for place in places[2:]] == [
+        {"a": k} for k in range(2, kept.FOLDERS + 2)
+    ]
