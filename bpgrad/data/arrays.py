@@ -22,39 +22,32 @@ _in_use: dict[Path, int] = {}  # files that are locked, and so not removed, unti
 
 def read_array(path: Path) -> np.ndarray | None:
     """The array of `write_array` as a private map of the file; None if absent or not whole."""
+    found = -1
     whole = False
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError:
-        return _not_whole(path)
-    try:
+        found = os.open(path, os.O_RDONLY)
         with suppress(OSError):  # not every file system has locks
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            fcntl.flock(found, fcntl.LOCK_SH)
         raw = np.memmap(path, np.uint8, mode="r")
         content, digest = raw[:-_SHA256_BYTES], raw[-_SHA256_BYTES:]
         whole = hashlib.sha256(content.data).digest() == digest.tobytes()
-    except FileNotFoundError:  # removed before it was locked
+    except (FileNotFoundError, NotADirectoryError):  # or removed before it was locked
         return None
     except (OSError, ValueError):  # numpy's answer to an empty file is ValueError
         pass
     finally:
-        if not whole:
-            os.close(descriptor)
+        if not whole and found >= 0:
+            os.close(found)
     if not whole:
-        return _not_whole(path)
+        warnings.warn(f"{path}: truncated or corrupt; preparing the data again", stacklevel=3)
+        return None
     if path in _in_use:
         os.close(_in_use[path])
-    _in_use[path] = descriptor
+    _in_use[path] = found
     with suppress(OSError):  # when it was used last; it may be another user's
         os.utime(path)
     # Copy-on-write, since torch wants writable memory: nothing ever reaches the file.
     return np.load(path, mmap_mode="c")
-
-
-def _not_whole(path: Path) -> None:
-    warnings.warn(f"{path}: truncated or corrupt; preparing the data again", stacklevel=4)
 
 
 def write_array(path: Path, prepared: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.optim.optimizer import ParamsT
 
 from bpgrad.optim._lipschitz import MARGIN
 from bpgrad.optim.bpgrad import BPGrad
@@ -16,7 +17,7 @@ Batch = TypeVar("Batch")
 
 
 def suggest_lipschitz(
-    model_or_params: Module | Iterable[Tensor],
+    model_or_params: Module | ParamsT,
     loss_fn: Callable[[Batch], Tensor],
     batches: Iterable[Batch],
     **options: Any,
@@ -35,29 +36,34 @@ def suggest_lipschitz(
         L = suggest_lipschitz(model, lambda batch: criterion(model(batch[0]), batch[1]), batches)
 
     Args:
-        model_or_params: the model, or its parameters (then the buffers are not put back).
+        model_or_params: the model, or what an optimizer takes: its parameters, named or not, or
+            groups of them (then the buffers are not put back).
         loss_fn: from a minibatch to its loss, 0-dim; ``backward`` is called on what it returns.
         batches: minibatches as in training.
         options: of :class:`BPGrad` (``momentum``, ``weight_decay``, ``variant`` …), as in training.
 
     Raises:
         ValueError: without batches, if no gradient is finite, or if all are zero.
+        TypeError: for a single tensor, or what else is no parameters, as :class:`BPGrad`.
     """
-    params: list[Tensor]
-    tensors: list[Tensor]
+    given: Any = model_or_params
+    if isinstance(given, Module):
+        given = [p for p in given.parameters() if p.requires_grad]
+    elif not isinstance(given, Tensor):
+        given = [dict(each) if isinstance(each, dict) else each for each in given]  # not changed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trial = BPGrad(given, "auto", **options)
+    params: list[Tensor] = [p for group in trial.param_groups for p in group["params"]]
+    tensors = [*params]
     if isinstance(model_or_params, Module):
         tensors = [*model_or_params.parameters(), *model_or_params.buffers()]
-        params = [p for p in model_or_params.parameters() if p.requires_grad]
-    else:
-        params = list(model_or_params)
-        tensors = [*params]
     kept = [t.detach().clone() for t in tensors]
     grads = [p.grad for p in params]
     devices = {p.device.index for p in params if p.is_cuda}
     count = 0
     with torch.random.fork_rng(devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trial = BPGrad(params, "auto", **options)
         try:
             for batch in batches:
                 count += 1

@@ -35,10 +35,12 @@ def run_command(command: Callable[[], object]) -> NoReturn:
             raise
         sys.exit(128 + signal.SIGPIPE)  # its reader, as head(1), has enough
     except _told_in_a_line() as error:
-        _end(error, EXIT_CODE if isinstance(error, KeyboardInterrupt) else 2)
+        code = EXIT_CODE if isinstance(error, KeyboardInterrupt) else 2
+        _end(_wrong_choice(error) or error, code, error)
     except Exception as error:
         if _is_of_composing(error):
-            _end(ConfigError(f"{error}; a group's choice is a name, as in solver=adam"), 2, error)
+            in_words = ConfigError(f"{error}; a group's choice is a name, as in solver=adam")
+            _end(_wrong_choice(error) or in_words, 2, error)
         if not interrupts:
             raise
         # A Ctrl-C in the middle of an import or of a destructor comes out as anything.
@@ -51,6 +53,24 @@ def _told_in_a_line() -> tuple[type[BaseException], ...]:
     from omegaconf.errors import OmegaConfBaseException
 
     return BPGradError, HydraException, OmegaConfBaseException, KeyboardInterrupt
+
+
+def _wrong_choice(error: BaseException) -> ConfigError | None:
+    """What Hydra, which has failed, could not say of a group's choice on the command line."""
+    if isinstance(error, BPGradError | KeyboardInterrupt):
+        return None
+    from hydra.errors import HydraException
+
+    from bpgrad.training.composition import check_choices
+    from bpgrad.training.config import CONFIG_DIR
+
+    try:
+        check_choices(CONFIG_DIR, sys.argv[1:])
+    except ConfigError as found:
+        return found
+    except HydraException:  # it has said what it cannot parse
+        pass
+    return None
 
 
 def _is_of_composing(error: Exception) -> bool:

@@ -14,11 +14,14 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bpgrad.errors import ConfigError
 from bpgrad.training.kept import SEED
+from bpgrad.training.signatures import unknown
 
 Files = tuple[tuple[str, int, int], ...]  # path, time of the last change, size
 Stored = tuple[tuple[str, str], ...]  # choices that are in Hydra's store, and what they hold
@@ -41,6 +44,25 @@ def composed(folder: Path, overrides: Sequence[str]) -> DictConfig:
     except (HydraException, OmegaConfBaseException):
         return _compose(str(folder), tuple(overrides))  # says what is wrong
     return found
+
+
+def check_choices(folder: Path, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a group's choice that is no name, as solver=null or solver=[a,b].
+
+    Hydra merges a list's choices, and has no words for the others.
+    """
+    for override in overrides:
+        group, equals, text = override.lstrip("+").partition("=")
+        if not (group and equals and (folder / group).is_dir()):
+            continue
+        parsed = OverridesParser.create().parse_override(override)
+        value = parsed.value()
+        if parsed.is_sweep_override() and not isinstance(value, ChoiceSweep):
+            continue
+        asked = value.list if isinstance(value, ChoiceSweep) else [value]
+        if not all(isinstance(choice, str | QuotedString) for choice in asked):
+            choices = sorted(path.stem for path in (folder / group).glob("*.yaml"))
+            raise ConfigError(unknown(f"{group}={text}", choices, f"{group}="))
 
 
 def _values(folder: Path, overrides: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -198,7 +199,12 @@ def _scratch_dir() -> str:
 
 
 def load(overrides: Sequence[str] = ()) -> Config:
-    """Compose and check a configuration from code, as `python run.py OVERRIDES` does."""
+    """Compose and check a configuration from code, as `python run.py OVERRIDES` does.
+
+    Raises ConfigError, one line, for values that could not be run, and what Hydra raises of
+    overrides that it cannot read.
+    """
+    composition.check_choices(CONFIG_DIR, overrides)
     place = kept.place_of(CONFIG_DIR, overrides, _schema_text())
     content = None if place is None else kept.read(place)
     if content is None:
@@ -224,6 +230,8 @@ def parse(composed: DictConfig) -> Config:
 
     Raises ConfigError, one line, for anything that could not be run.
     """
+    if HydraConfig.initialized():  # on the command line
+        composition.check_choices(CONFIG_DIR, HydraConfig.get().overrides.task)
     return check(_resolve(composed))
 
 

@@ -113,6 +113,32 @@ def test_a_failing_loss_leaves_everything_as_it_was() -> None:
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), kept, strict=True))
 
 
+def test_parameters_are_given_as_to_an_optimizer() -> None:
+    """Named or not, and in groups, which are left as they were."""
+    p: Any = torch.nn.Parameter(torch.zeros(2))
+    q: Any = torch.nn.Parameter(torch.zeros(2))
+    net = torch.nn.ParameterDict({"p": p, "q": q})
+    slopes = [torch.tensor([3.0, 0.0]), torch.tensor([0.0, 1.0])]
+    groups = [{"params": [p]}, {"params": [("q", q)], "momentum": 0.5}]
+    before = [dict(group) for group in groups]
+    for given in (net, net.parameters(), net.named_parameters(), [p, q]):
+        assert suggest_lipschitz(given, lambda a: (a * (p + q)).sum() + 9.0, slopes) == 8.5
+    named = [groups[1], {"params": net.named_parameters("x")}]
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        suggest_lipschitz(named, lambda a: (a * (p + q)).sum() + 9.0, slopes)
+    assert suggest_lipschitz([groups[0], {"params": [q]}], lambda a: (a * p).sum(), slopes) == 6.0
+    assert groups == before
+
+
+@pytest.mark.parametrize("given", [torch.zeros(3, requires_grad=True), None, 3, ["weight"]])
+def test_what_is_no_parameters_is_refused_as_an_optimizer_does(given: Any) -> None:
+    with pytest.raises(TypeError) as ours:
+        suggest_lipschitz(given, lambda a: a.sum(), [torch.ones(3)])
+    with pytest.raises(TypeError) as theirs:
+        torch.optim.SGD(given)
+    assert str(ours.value) == str(theirs.value)
+
+
 @pytest.mark.parametrize(
     ("slopes", "message"), [([], "got none"), ([0.0], "no finite gradient but 0 in 1 batches")]
 )

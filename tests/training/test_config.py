@@ -54,6 +54,14 @@ def test_a_scale_is_the_values_that_it_sets(scale: str) -> None:
     assert load([f"scale={scale}"]).scale.name == scale
 
 
+@pytest.mark.parametrize("choice", ["null", "[a,b]", "[adam]", "{a: 1}", "3", "true"])
+def test_a_choice_that_is_no_name_is_told_with_the_choices(choice: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load([f"solver={choice}"])
+    assert str(caught.value).startswith(f"unknown solver={choice}: ")
+    assert str(caught.value).endswith(f"choices: {', '.join(SOLVERS)}")
+
+
 def test_every_task_and_solver_named_in_the_design_is_there() -> None:
     recognition = ("digits", "mnist", "cifar10", "imagenet", "imagenette")
     assert set(TASKS) == {*recognition, "voc_detection", "voc_segmentation"}
