@@ -1,9 +1,11 @@
 """Ctrl-C, SIGTERM and what schedulers send before the end of a job end a run where it resumes."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -16,15 +18,20 @@ CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.S
 class SignalGuard:
     """While entered: a signal during an iteration sets `received`, elsewhere it raises Interrupted.
 
-    The loop polls `received` between iterations, where the weights are whole; evaluation, data
+    The loop polls `received` between iterations, where the weights are whole, which an iteration
+    of seconds delays: the first process says at once that it will stop. Evaluation, data
     preparation and writing can be cut anywhere, because nothing half-done of theirs is kept. A
     second Ctrl-C raises at once; after that all are passed over, until the run has ended. On
     leaving with Interrupted the handler that was there before is called too, as submitit's, which
     puts the job into the queue again. A SIGHUP that nohup ignores stays ignored. Outside the main
     thread signals are left alone.
+
+    Args:
+        announce: Say that an iteration is waited for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, announce: bool = True) -> None:
+        self._announce = announce and os.environ.get("RANK", "0") == "0"
         self.received: signal.Signals | None = None
         self.deferred = False
         self._raised = False
@@ -53,11 +60,13 @@ class SignalGuard:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._raised:
             return
-        again = number == signal.SIGINT == self.received
+        first, again = self.received is None, number == signal.SIGINT == self.received
         self.received = self.received or signal.Signals(number)
         if again or not self.deferred:
             self._raised = True
             raise Interrupted(self.received)
+        if first and self._announce:
+            _write(f"{self.received.name}: stopping after this iteration ...")
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -69,3 +78,12 @@ class SignalGuard:
             yield
         finally:
             self.deferred = True
+
+
+def _write(line: str) -> None:
+    """Write a line on stderr from a handler, which may have cut a `print`."""
+    with suppress(OSError, ValueError, AttributeError):  # closed, no file, or None
+        descriptor = sys.stderr.fileno()
+        # A terminal has the ^C, or a progress bar, in this line.
+        begin = "\n" if os.isatty(descriptor) else ""
+        os.write(descriptor, f"{begin}{line}\n".encode())

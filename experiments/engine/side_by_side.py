@@ -53,7 +53,7 @@ def execute(runs: Sequence[tuple[PlannedRun, Config]], jobs: int) -> int:
     total, failed = len(waiting), 0
     running: list[_Child] = []
     lines: queue.SimpleQueue[tuple[_Child, str | None]] = queue.SimpleQueue()
-    with SignalGuard() as guard, _ended(running):
+    with SignalGuard(announce=False) as guard, _ended(running):
         guard.deferred = True
         told = False
         while running or (waiting and not guard.received):

@@ -92,6 +92,31 @@ def test_another_signal_does_not_cut_the_saving() -> None:
     assert guard.received == signal.SIGUSR1
 
 
+@pytest.mark.parametrize(("rank", "said"), [("0", True), (None, True), ("1", False)])
+def test_that_an_iteration_is_waited_for_is_said_at_once_and_once(
+    rank: str | None,
+    said: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    with SignalGuard() as guard:
+        guard.deferred = True
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+            line = "SIGTERM: stopping after this iteration ...\n"
+            assert capfd.readouterr().err == (line if said else "")
+            said = False  # again
+
+
+def test_what_is_cut_at_once_announces_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Interrupted), SignalGuard():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert capfd.readouterr().err == ""
+
+
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
