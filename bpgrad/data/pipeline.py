@@ -2,7 +2,9 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -46,15 +48,36 @@ class EpochLoader:
     def __call__(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterator[Any]:
         """The batches of these indices, in this order."""
         self._plan[:] = [[(epoch, int(index)) for index in indices] for indices in batches]
-        return iter(self._loader)
+        with _held_back():  # until a worker that starts is ready for them
+            return iter(self._loader)
+
+
+IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """While entered, signals wait, also in processes that are started."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [*IGNORED, signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """What a process group gets, as a Ctrl-C, is not for the workers: the parent ends them.
+    """What is sent to a process group, as a Ctrl-C, or to each process is not for the workers.
 
-    It saves first, which the end of a worker would cut.
+    The parent saves first, which the end of a worker would cut; then it ends them, by a SIGTERM.
     """
     os.setpgid(0, 0)
-    for sent in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(sent, signal.SIG_IGN)  # some schedulers send them to every process
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for sent in IGNORED:
+        signal.signal(sent, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
+    threading.Thread(target=_end_if_the_parent_says_so, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_if_the_parent_says_so(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)  # of a worker that ends otherwise torch makes an error

@@ -1,7 +1,7 @@
 """What streamed, uneven, partly frozen tasks ask of the trainer, tried on a generated one."""
 
-import os
-import signal
+import multiprocessing
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,16 @@ def test_pictures_are_drawn_at_the_end(boxes: Callable[..., Trained]) -> None:
 def test_a_streamed_run_resumes_in_the_middle_of_an_epoch(
     boxes: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Some schedulers send their signal to each of its processes, and again."""
     whole, record = boxes("workers=2")
     cfg = composed(tmp_path / "cut", "workers=2")
     step, steps = torch.optim.Optimizer.zero_grad, iter(range(100))
 
     def stop_in_the_fifth(self: torch.optim.Optimizer, *arguments: object) -> None:
         if next(steps) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            processes = [*multiprocessing.active_children(), multiprocessing.current_process()]
+            each = [str(process.pid) for process in processes] * 2
+            subprocess.run(["sh", "-c", 'for it; do kill "$it"; done', "", *each], check=True)
         step(self)
 
     with monkeypatch.context() as patch:
