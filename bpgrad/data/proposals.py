@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision.ops import box_iou
 
 from bpgrad.data.voc import Annotation
 from bpgrad.errors import DataError
@@ -111,6 +110,8 @@ class Labelled:
 def labelled(proposals: np.ndarray, annotation: Annotation) -> Labelled:
     """Proposals, and the objects themselves after them, with what they show; difficult ones too."""
     boxes = np.concatenate([proposals, annotation.boxes])
+    from torchvision.ops import box_iou  # slow to import, and checking settings does not need it
+
     labels, targets = np.full(len(boxes), -1), np.zeros((len(boxes), 4))
     if not len(annotation.boxes):
         return Labelled(boxes, labels, targets)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision  # noqa: F401  (its operators)
 from torch import Tensor, nn
 
 from bpgrad.models.backbones import (
@@ -30,6 +29,8 @@ class MaxPooled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, regions: Tensor) -> Tensor:
+        import torchvision  # noqa: F401  its operators; slow, and checking settings does not need it
+
         found, places = torch.ops.torchvision.roi_pool(features, regions, 1 / STRIDE, CELLS, CELLS)
         ctx.save_for_backward(places, regions[:, 0].long())
         ctx.shape = features.shape

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from bpgrad.data import pretrained, proposals, voc
 from bpgrad.data.detection import MIRRORS, Example, Examples, Tested, padded
@@ -324,6 +323,8 @@ class Detection(OnVoc):
             *(objects.width, objects.height),
             plus_one=self.plus_one,
         )
+        from torchvision.ops import batched_nms  # slow, and checking settings does not need it
+
         # Both ends are inside: a box ends one pixel further on. Doubles hold 0.3 as it is meant.
         ends = torch.from_numpy(boxes + np.array([0, 0, 1, 1]))
         kept = batched_nms(ends, highest.double(), labels, OVERLAP).numpy()

@@ -32,6 +32,7 @@ from bpgrad.training.signatures import (
     import_object,
     parameters_of,
     unknown,
+    without_dynamo,
 )
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
@@ -360,7 +361,8 @@ def solver_spec(cfg: Config) -> SolverSpec:
             import torch  # only now: a mistyped key is refused without waiting for torch
 
             try:
-                call(spec.optimizer, [torch.zeros(1, 1, requires_grad=True)], spec.arguments)
+                with without_dynamo():
+                    call(spec.optimizer, [torch.zeros(1, 1, requires_grad=True)], spec.arguments)
             except Exception as error:  # whatever a constructor raises is about these settings
                 refusal = f"solver={name} refuses its settings: {first_line(error)}"
                 raise ConfigError(refusal) from error

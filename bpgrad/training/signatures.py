@@ -4,7 +4,8 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -114,6 +115,26 @@ def _words(hint: Any) -> str:
     if hint in (None, type(None)):
         return "null"
     return inspect.formatannotation(hint).replace("typing.", "")
+
+
+@contextmanager
+def without_dynamo() -> Iterator[None]:
+    """While entered, to make an optimizer does not import torch._dynamo, which takes seconds.
+
+    It gives torch a form of `add_param_group` that the compiler passes over, and torch keeps that
+    in an attribute: here the method itself. Where torch does otherwise, this changes nothing.
+    """
+    from torch.optim import Optimizer
+
+    plain, kept = getattr(Optimizer.add_param_group, "__wrapped__", None), "__dynamo_disable"
+    if plain is None or hasattr(plain, kept):
+        yield
+        return
+    setattr(plain, kept, plain)
+    try:
+        yield
+    finally:
+        delattr(plain, kept)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -245,3 +245,28 @@ except SystemExit:
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "experiments and studies: adadelta_detection," in ran.stdout
+
+
+def test_looking_imports_nothing_that_only_training_needs(tmp_path: Path) -> None:
+    """Each takes a second or more."""
+    (tmp_path / "mine.yaml").write_text(
+        "title: T\nseeds: [98765]\ntasks: [voc_detection, voc_segmentation, imagenette, digits]\n"
+        "solvers:\n  - {label: Adam, set: [solver=adam]}\n  - {label: Ours, set: [solver=bpgrad]}\n"
+    )
+    program = f"""
+import sys
+from dataclasses import replace
+from pathlib import Path
+from experiments import __main__ as suite
+suite.SUITE = replace(suite.SUITE, folder=Path({str(tmp_path)!r}))
+suite.main(["mine", "--dry-run"])
+suite.main(["status"])
+slow = {{"torchvision", "torch._dynamo", "torch._inductor", "sklearn", "scipy", "wandb", "cv2"}}
+sys.exit(", ".join(sorted(slow & set(sys.modules))) or 0)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "mine: 8 of 8 runs to do" in ran.stdout
+    assert "0 of 8 runs finished" in ran.stdout
