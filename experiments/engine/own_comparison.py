@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from bpgrad.training import lookup
 from bpgrad.training.config import solver_spec, task_class
 from experiments.engine import forecast, own_solver, runner, tuning
 from experiments.engine.declaration import Experiment
+from experiments.engine.own_solver import OwnSolver
 from experiments.engine.runner import Plan
 
 
@@ -52,25 +54,25 @@ def reproduce(
     if tune is not None and not (files or tune.everyone):
         raise ConfigError("--tune: of which solvers? name yours with --add, or add --tune-all")
     own = [own_solver.load(path) for path in files]
-    if own:
-        experiment = own_solver.joined(experiment, own)
     plan = runner.prepare(experiment, seeds, scale, overrides)
-    labels = {solver.label: solver.tune for solver in own}
-    tried = {(run.solver, run.task): cfg for run, cfg in plan.runs if run.solver in labels}
-    for cfg in tried.values():
-        own_solver.try_out(solver_spec(cfg), task_class(cfg))
+    if own:
+        joined = own_solver.joined(experiment, own)
+        for solver in own:
+            _try_out(solver, replace(experiment, solvers=(solver.entry,)), scale, overrides)
+        experiment, plan = joined, runner.prepare(joined, seeds, scale, overrides)
+    added = {solver.label: solver for solver in own}
     failed = 0
     if dry_run and tune is None:
         print("\n".join(forecast.lines(plan.name, plan.runs, jobs)))
         return
     scores: list[tuning.Score] = []
     if tune is not None:
-        ranges = tuning.ranges_of(experiment, labels, everyone=tune.everyone)
+        ranges = tuning.ranges_of(experiment, added, everyone=tune.everyone)
         seed = (*seeds, *experiment.seeds)[0]
         trials = [
             replace(trial, cfg=lookup.here_or_in_suite(trial.cfg))
             for trial in tuning.trials(
-                experiment, plan, ranges, tune.trials, tune.epochs, seed, overrides
+                *(experiment, plan, ranges, tune.trials, tune.epochs, seed, overrides, added)
             )
         ]
         trial_runs = tuple((trial.run, trial.cfg) for trial in trials)
@@ -95,6 +97,21 @@ def reproduce(
             f"{failed} of {len(scores) + len(plan.runs)} runs failed; once that is mended, the "
             "same command does them again"
         )
+
+
+def _try_out(
+    solver: OwnSolver, alone: Experiment, scale: str | None, overrides: Sequence[str]
+) -> None:
+    """Compose its runs and try a few steps; raises ConfigError that names its file."""
+    try:
+        plan = runner.prepare(alone, scale=scale, overrides=overrides)
+        for cfg in {run.task: cfg for run, cfg in plan.runs}.values():
+            own_solver.try_out(solver_spec(cfg), task_class(cfg))
+    except ConfigError as error:
+        option = shlex.join(["--add", str(solver.path)])
+        raise ConfigError(
+            f"{solver.path}: {error}; the others are compared without {option}"
+        ) from error
 
 
 def _write(plan: Plan, scores: Sequence[tuning.Score], tune: Tuning | None) -> None:

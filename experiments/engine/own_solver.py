@@ -41,9 +41,15 @@ RECORDED = ("torch", "bpgrad")
 class OwnSolver:
     """A solver that is not one of the suite's: how it is called, and what may be tuned."""
 
+    path: Path  # its file
     name: str
     label: str
     tune: Mapping[str, Any]
+
+    @property
+    def entry(self) -> Solver:
+        """Its line in an experiment."""
+        return Solver(self.label, (f"solver={self.name}",))
 
 
 def load(path: Path) -> OwnSolver:
@@ -81,7 +87,7 @@ def load(path: Path) -> OwnSolver:
             else hashlib.sha256(all_of_them.encode()).hexdigest()[:16]
         )
     ConfigStore.instance().store(group="solver", name=name, node=given)
-    return OwnSolver(name, label, tune)
+    return OwnSolver(path, name, label, tune)
 
 
 _EXAMPLES = {"name": "nadam", "optimizer": "torch.optim.NAdam"}
@@ -96,11 +102,15 @@ def joined(experiment: Experiment, own: Sequence[OwnSolver]) -> Experiment:
     for solver in own:
         if labels.count(solver.label) > 1:
             raise ConfigError(
-                f"{solver.label} is the label of another solver of {experiment.name}; give yours "
-                "another one (label: ...)"
+                f"{solver.path}: {solver.label} is the label of another solver of "
+                f"{experiment.name}; give yours another one (label: ...)"
             )
-    if len({solver.name for solver in own}) < len(own):
-        raise ConfigError("two of the solvers added have the same name")
+    names = [solver.name for solver in own]
+    for solver in own:
+        if names.count(solver.name) > 1:
+            raise ConfigError(
+                f"{solver.path}: name: {solver.name}: another solver that is added has it too"
+            )
     title = f"{experiment.paper}: {experiment.title}" if experiment.paper else experiment.title
     return replace(
         experiment,
@@ -109,7 +119,7 @@ def joined(experiment: Experiment, own: Sequence[OwnSolver]) -> Experiment:
         paper=None,
         solvers=(
             *experiment.solvers,
-            *(Solver(solver.label, (f"solver={solver.name}",)) for solver in own),
+            *(solver.entry for solver in own),
         ),
     )
 
@@ -153,7 +163,7 @@ def _resolve_one(path: Path, text: str) -> tuple[str, str]:
     file, colon, name = text.rpartition(":")
     try:
         if colon:
-            module = _load_file(folder / file)
+            module = _load_file(folder / file, key)
             text = f"{module.__name__}.{name}"
         found = import_object(text, key)
     except ConfigError:
@@ -172,16 +182,16 @@ def _resolve_one(path: Path, text: str) -> tuple[str, str]:
     return text, hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16]
 
 
-def _load_file(file: Path) -> ModuleType:
-    """The module in a file, importable by the file's name from now on."""
+def _load_file(file: Path, key: str) -> ModuleType:
+    """The module in a file, importable by the file's name from now on; `key` is for messages."""
     if not file.is_file():
-        raise ConfigError(f"{file}: no such file")
+        raise ConfigError(f"{key}: {file}: no such file")
     if not file.stem.isidentifier():
-        raise ConfigError(f"{file}: cannot be a module's name; use letters, digits and _")
+        raise ConfigError(f"{key}: {file}: cannot be a module's name; use letters, digits and _")
     _look_in(file.resolve().parent)
     found = importlib.util.find_spec(file.stem)
     if found is None or Path(found.origin or "").resolve() != file.resolve():
-        raise ConfigError(f"{file}: another module is called {file.stem}; rename the file")
+        raise ConfigError(f"{key}: {file}: another module is called {file.stem}; rename the file")
     return importlib.import_module(file.stem)
 
 

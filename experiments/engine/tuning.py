@@ -31,6 +31,7 @@ from bpgrad.training.config import CONFIG_DIR, Config, task_class
 from bpgrad.training.config import load as compose
 from bpgrad.training.signatures import unknown
 from experiments.engine.declaration import Experiment, PlannedRun, Solver
+from experiments.engine.own_solver import OwnSolver
 from experiments.engine.runner import Plan, record_of
 
 HOLDOUT = 0.1  # of the training examples
@@ -131,12 +132,14 @@ def trials(
     epochs: int | None,
     seed: int,
     overrides: Sequence[str],
+    own: Mapping[str, OwnSolver],
 ) -> list[Trial]:
     """All trials of the solvers that `ranges` has, by label, composed and checked.
 
-    `epochs` of a trial: None is a fifth of the task's in `plan`. Raises ConfigError.
+    `epochs` of a trial: None is a fifth of the task's in `plan`. Raises ConfigError, of one of the
+    solvers added (`own`, by label) with its file.
     """
-    found = []
+    found: list[Trial] = []
     for task in experiment.tasks:
         cfg = next(cfg for run, cfg in plan.runs if run.task == task)
         if "holdout" not in inspect.signature(task_class(cfg)).parameters:
@@ -147,19 +150,32 @@ def trials(
         for solver in experiment.solvers:
             if solver.label not in ranges or task not in (solver.tasks or (task,)):
                 continue
-            spread = configurations(ranges[solver.label], n)
-            for k, values in enumerate([{}, *spread], 1):
-                settings = tuple(
-                    f"++solver.{key}={json.dumps(value)}" for key, value in values.items()
-                )
-                label = f"{solver.label}, trial {k} of {n}"
-                given = (f"task={task}", *experiment.set, *solver.set, *settings, f"seed={seed}")
-                run = PlannedRun(task, label, seed, given)
-                short = (f"epochs={length}", f"task.holdout={HOLDOUT}")
-                scale = f"scale={cfg.scale.name}"
-                trial = _compose(run, [*given, scale, *overrides, *short])
-                found.append(Trial(task, solver, k, settings, run, trial))
+            short = (f"epochs={length}", f"task.holdout={HOLDOUT}")
+            common = (f"scale={cfg.scale.name}", *overrides, *short)
+            try:
+                spread = [{}, *configurations(ranges[solver.label], n)]
+                found += _trials(experiment, solver, task, spread, seed, common)
+            except ConfigError as error:
+                if solver.label not in own:
+                    raise
+                raise ConfigError(f"{own[solver.label].path}: {error}") from error
     return found
+
+
+def _trials(
+    experiment: Experiment,
+    solver: Solver,
+    task: str,
+    spread: Sequence[Mapping[str, Any]],
+    seed: int,
+    common: Sequence[str],
+) -> Iterator[Trial]:
+    for k, values in enumerate(spread, 1):
+        settings = tuple(f"++solver.{key}={json.dumps(value)}" for key, value in values.items())
+        label = f"{solver.label}, trial {k} of {len(spread)}"
+        given = (f"task={task}", *experiment.set, *solver.set, *settings, f"seed={seed}")
+        run = PlannedRun(task, label, seed, given)
+        yield Trial(task, solver, k, settings, run, _compose(run, [*given, *common]))
 
 
 def _compose(run: PlannedRun, overrides: Sequence[str]) -> Config:
@@ -275,7 +291,7 @@ def _settings(trial: Trial) -> str:
 
 
 def ranges_of(
-    experiment: Experiment, own: Mapping[str, Ranges], *, everyone: bool
+    experiment: Experiment, own: Mapping[str, OwnSolver], *, everyone: bool
 ) -> dict[str, Ranges]:
     """What is tuned, by label: the solvers added (`own`, by label), and `everyone`'s.
 
@@ -285,11 +301,12 @@ def ranges_of(
     found: dict[str, Ranges] = {}
     for solver in experiment.solvers:
         if solver.label in own:
-            if not own[solver.label]:
+            if not own[solver.label].tune:
                 raise ConfigError(
-                    f"--tune: {solver.label} has no ranges; add tune: {{lr: {FORMS}}} to its file"
+                    f"--tune: {own[solver.label].path}: {solver.label} has no ranges; add tune: "
+                    f"{{lr: {FORMS}}}"
                 )
-            found[solver.label] = own[solver.label]
+            found[solver.label] = own[solver.label].tune
         elif everyone:
             name = next(s for s in solver.set if s.startswith("solver=")).partition("=")[2]
             if name not in suite:

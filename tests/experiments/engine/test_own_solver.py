@@ -307,8 +307,27 @@ def test_wrong_input_is_one_line_before_anything_trains(
     with pytest.raises(ConfigError, match=words) as refused:
         run(folder, "--add", str(path), *arguments)
     assert "\n" not in str(refused.value)
+    assert str(path) in str(refused.value) or arguments == ("--tune-all",)
     assert refused.value.exit_code == 2
     assert not (folder / "results").exists()
+
+
+def test_of_several_files_the_one_that_fails_is_named_and_how_to_do_without_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, "b.py", "from torch.optim import SGD\nclass B(SGD):\n    def step(self): 1 / 0\n")
+    good = write(folder, "nadam.yaml", NADAM)
+    bad = write(folder, "my own.yaml", "name: own\noptimizer: b.py:B\n")
+    monkeypatch.setattr(trainer, "train", lambda cfg: pytest.fail("trained"))
+    with pytest.raises(ConfigError) as refused:
+        run(folder, "--add", str(good), "--add", str(bad))
+    assert str(refused.value) == (
+        f"{bad}: own: B fails in step: ZeroDivisionError: division by zero; the others are "
+        f"compared without --add '{bad}'"
+    )
+    # What is wrong with the options is not the file's.
+    with pytest.raises(ConfigError, match=r"^digits  SGD  seed 0: epochs: Value 'abc'"):
+        run(folder, "--add", str(good), "--add", str(bad), extra=["epochs=abc"])
 
 
 def test_the_others_run_when_one_raises(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
