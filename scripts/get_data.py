@@ -77,10 +77,7 @@ def states(data_root: Path) -> list[str]:
     for name, source in SOURCES.items():
         place = data_root / source.folder
         if source.is_absent(data_root):
-            how = (
-                f"python scripts/get_data.py {name}" if source.torchvision_name else source.by_hand
-            )
-            lines.append(_line(name, "missing", f"{place}  ({how})"))
+            lines.append(_line(name, "missing", f"{place}  ({source.how})"))
             continue
         try:
             source.verify(data_root)
@@ -91,7 +88,7 @@ def states(data_root: Path) -> list[str]:
 
 
 def _line(name: str, state: str, rest: str) -> str:
-    return f"{name:<24} {state:<9} {rest}"
+    return f"{name:<25} {state:<9} {rest}"
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ class Source:
     torchvision_name: str = ""  # the class of torchvision.datasets that downloads it
     by_hand: str = ""  # where to get it, if nothing downloads it
 
+    @property
+    def how(self) -> str:
+        """How to get it: a command, or what to place by hand."""
+        return f"python scripts/get_data.py {self.name}" if self.torchvision_name else self.by_hand
+
     def read(self, data_root: Path, file: str) -> bytes:
         """The contents of `file`, verified.
 
@@ -113,16 +118,20 @@ class Source:
                     os.replace(Path(root, self.folder, file), target / file)
         except (OSError, ImportError, RuntimeError, HTTPException, DataError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            wanted = ", ".join(f"{file} (md5 {md5})" for file, md5 in self.md5.items())
             raise DataError(
                 f"{self.name}: the download into {target} failed ({reason}); try again later, or "
-                f"place there by hand {wanted}"
+                f"place there by hand {in_words(self.md5)}"
             ) from error
 
     def _download_with_torchvision(self, root: str) -> None:
         import torchvision.datasets  # slow to import, and most runs do not need it
 
         getattr(torchvision.datasets, self.torchvision_name)(root, download=True)
+
+
+def in_words(md5: Mapping[str, str]) -> str:
+    """Files and their md5s."""
+    return ", ".join(f"{file} (md5 {digest})" for file, digest in md5.items())
 
 
 def read_verified(path: Path, md5: str) -> bytes:

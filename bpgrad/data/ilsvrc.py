@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from bpgrad.data.files import Source, atomic_writer, tree_md5
+from bpgrad.data.files import Source, atomic_writer, in_words, tree_md5
 from bpgrad.errors import DataError
 
 RECEIPT = "prepared.json"  # in the data set's folder; written last
@@ -88,9 +88,8 @@ SOURCE = Ilsvrc(
     name="imagenet",
     folder="imagenet",
     md5=OFFICIAL.md5,
-    by_hand="get ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz "
-    "from image-net.org (an account is needed; 145 GB, and as much again), then `python "
-    "scripts/get_data.py imagenet --from FOLDER_OF_THE_ARCHIVES`",
+    by_hand=f"get {in_words(OFFICIAL.md5)} from image-net.org (an account is needed; 145 GB, and "
+    "as much again), then `python scripts/get_data.py imagenet --from FOLDER_OF_THE_ARCHIVES`",
 )
 
 

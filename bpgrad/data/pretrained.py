@@ -103,6 +103,40 @@ VGG16 = {
 }
 
 
+@dataclass(frozen=True)
+class Vgg(Source):
+    """One of these files."""
+
+    weights: str = ""
+
+    @property
+    def how(self) -> str:
+        known = VGG16[self.weights]
+        return (
+            f"python scripts/get_data.py {self.name}, or place there by hand {known.file}, whose "
+            f"sha256 begins with {known.sha256}"
+        )
+
+    def is_absent(self, data_root: Path) -> bool:
+        return not self._path(data_root).exists()
+
+    def verify(self, data_root: Path) -> None:
+        _check(VGG16[self.weights], self._path(data_root))
+
+    def download(self, data_root: Path) -> None:
+        try:
+            return self.verify(data_root)
+        except DataError:
+            _fetch(VGG16[self.weights], self._path(data_root))
+        self.verify(data_root)
+
+    def _path(self, data_root: Path) -> Path:
+        return data_root / self.folder / VGG16[self.weights].file
+
+
+VGG16_SOURCES = tuple(Vgg(f"vgg16-{name}", "pretrained", {}, weights=name) for name in VGG16)
+
+
 def vgg16(
     data_root: Path, weights: str, *, download: bool = False
 ) -> tuple[dict[str, Tensor], Preprocessing]:

@@ -3,7 +3,7 @@
 Boxes are float64 (N, 4): x1, y1, x2, y2, counted from 1, both ends inside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from bpgrad.data import voc
+from bpgrad.data.files import Source, in_words
 from bpgrad.data.voc import Annotation
 from bpgrad.errors import DataError
 
@@ -50,6 +52,54 @@ def read_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     if lacking := [name for name in names if name not in found]:
         raise DataError(f"{path}: has no proposals for image {lacking[0]}")
     return {name: found[name] for name in names}
+
+
+class _Published(Source):
+    """The published proposals as their reader checks them; of all images where VOC 2007 is."""
+
+    def is_absent(self, data_root: Path) -> bool:
+        return not any(path.exists() for path in _published(data_root).values())
+
+    def verify(self, data_root: Path) -> None:
+        for split, path in _published(data_root).items():
+            its = voc.main_list(data_root / voc.VOC2007, split)
+            there = not voc.WHOLE_2007.is_absent(data_root) and its.is_file()
+            self.read_mat(path, voc.read_list(its) if there else [])
+
+    def read_mat(self, path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """As the function; an error says how to get the file."""
+        try:
+            return read_mat(path, names)
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}; {self.by_hand}") from error
+
+
+ARCHIVE = {"r-cnn-release1-selective-search.tgz": "6cf6df219c1e514f64482f11d00bd0b4"}
+PUBLISHED = _Published(
+    "voc2007-proposals",
+    "selective_search_data",
+    ARCHIVE,
+    by_hand=f"unpack {in_words(ARCHIVE)}, of github.com/rbgirshick/rcnn, and place its folder "
+    "selective_search_data in data_root; docs/voc.md",
+)
+
+
+def _published(data_root: Path) -> dict[str, Path]:
+    """The file of each split."""
+    folder = data_root / PUBLISHED.folder
+    return {split: folder / f"voc_2007_{split}.mat" for split in voc.LISTS_2007}
+
+
+def published(data_root: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The published proposals of images of VOC 2007, by name.
+
+    Raises DataError: a list or a file is missing or damaged, or has not one of them.
+    """
+    known: dict[str, np.ndarray] = {}
+    for split, path in _published(data_root).items():
+        its = {*names} & {*voc.read_list(voc.main_list(data_root / voc.VOC2007, split))}
+        known |= PUBLISHED.read_mat(path, sorted(its)) if its else {}
+    return known
 
 
 def _four(path: Path, boxes: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from bpgrad.data.files import Source
+from bpgrad.data.files import Source, in_words
 from bpgrad.data.imagefolder import look_at
 from bpgrad.errors import DataError
 
@@ -25,11 +25,53 @@ CLASSES = (
 )
 VOID = 255
 
+VOC2007, VOC2011, SBD = "VOCdevkit/VOC2007", "TrainVal/VOCdevkit/VOC2011", "sbd"
+ONE_EDITION = "a data_root holds one edition of VOC 2007, the whole or the reduced one"
+
+
+class _Reduced(Source):
+    def is_absent(self, data_root: Path) -> bool:
+        return super().is_absent(data_root) or _lies_whole(data_root)
+
+    def verify(self, data_root: Path) -> None:
+        if _lies_whole(data_root):
+            folder = data_root / self.folder
+            raise DataError(f"{self.name}: {folder} holds the whole of VOC 2007; {self.by_hand}")
+        super().verify(data_root)
+
+
+class _Whole(Source):
+    """VOC 2007 as its reader checks it: the lists, every photo and every annotation."""
+
+    def is_absent(self, data_root: Path) -> bool:
+        return not _lies_whole(data_root)
+
+    def verify(self, data_root: Path) -> None:
+        detection_2007(data_root)
+
+
+class _WithSbd(Source):
+    """VOC 2011 and SBD as their reader checks them: the lists, every mask, every image's size."""
+
+    def is_absent(self, data_root: Path) -> bool:
+        return not any((data_root / folder).exists() for folder in (VOC2011, SBD))
+
+    def verify(self, data_root: Path) -> None:
+        train, validation = segmentation_2011(data_root)
+        check_pairs([*train, *validation])
+
+
+def _lies_whole(data_root: Path) -> bool:
+    """Whether the lists of VOC 2007 are longer than the reduced edition's."""
+    path = main_list(data_root / VOC2007, "trainval")
+    return path.is_file() and len(path.read_bytes().splitlines()) > 1000
+
+
 #: 212 images of VOC 2007 with boxes, 210 of them with masks, divided as VOC 2011 and SBD divide
 #: them (there they are 2007_NNNNNN): 106 to train on, 104 (with boxes 106) to test on.
-REDUCED = Source(
+REDUCED = _Reduced(
     "voc2007-reduced",
-    "VOCdevkit/VOC2007",
+    VOC2007,
     {
         "Annotations/": "755dff2bb9ea65192bd371fb2b7461fd",
         "ImageSets/": "b679c68a17564397a122ec74fef82d59",
@@ -37,20 +79,32 @@ REDUCED = Source(
         "SegmentationClass/": "56925d8096b3f074bd38839c50b62743",
     },
     by_hand="place there by hand the 210 images of VOC 2007's segmentation test set with 000004 "
-    "and 001551, with lists that divide them as VOC 2011 and SBD do",
+    f"and 001551, with lists that divide them as VOC 2011 and SBD do; {ONE_EDITION}",
 )
 #: The archives that torchvision unpacks; what comes out of them is checked file by file.
 ARCHIVES = {
     "VOCtrainval_25-May-2011.tar": "6c3384ef61512963050cb5d687e5bf1e",
     "benchmark.tgz": "82b4d87ceb2ed10f6038a1cba92111cb",
 }
-#: Those of the edition of 2007, and the published proposals of its images.
+WHOLE_2011 = _WithSbd(
+    "voc2011",
+    VOC2011,
+    ARCHIVES,
+    by_hand=f"unpack {in_words(ARCHIVES)}: VOC 2011 into {VOC2011} below data_root, the folder "
+    f"dataset/ of SBD into {SBD}, as torchvision does; docs/voc.md",
+)
+#: Those of the edition of 2007.
 ARCHIVES_2007 = {
     "VOCtrainval_06-Nov-2007.tar": "c52e279531787c972589f7e41ab4ae64",
     "VOCtest_06-Nov-2007.tar": "b6e924de25625d8de591ea690078ad9f",
-    "r-cnn-release1-selective-search.tgz": "6cf6df219c1e514f64482f11d00bd0b4",
 }
-VOC2007, VOC2011, SBD = "VOCdevkit/VOC2007", "TrainVal/VOCdevkit/VOC2011", "sbd"
+WHOLE_2007 = _Whole(
+    "voc2007",
+    VOC2007,
+    ARCHIVES_2007,
+    by_hand=f"unpack {in_words(ARCHIVES_2007)} into data_root, as torchvision does; {ONE_EDITION}; "
+    "docs/voc.md",
+)
 # Number of names of the official lists of 2007, and the md5 of the names, sorted, a line each.
 LISTS_2007 = {
     "trainval": (5011, "6bbc13b89b81841ff01d338d7aaceeda"),
@@ -227,11 +281,7 @@ def segmentation_2011(data_root: Path, *, sbd: bool = True) -> tuple[list[Pair],
     lists = [_segmentation_list(voc, "train"), _segmentation_list(voc, "val")]
     lists += [its / "train.txt", its / "val.txt"]
     if missing := next((path for path in lists if not path.is_file()), None):
-        archives = ", ".join(f"{file} (md5 {md5})" for file, md5 in ARCHIVES.items())
-        raise DataError(
-            f"voc2011: {missing} is missing; unpack {archives}: VOC 2011 into {voc}, the folder "
-            f"dataset/ of SBD into {its}, as torchvision does"
-        )
+        raise DataError(f"voc2011: {missing} is missing; {WHOLE_2011.by_hand}")
     voc_train, voc_val, sbd_train, sbd_val = map(read_list, lists)
     validation = sorted(set(voc_val) - set(sbd_train))
     digest = hashlib.md5("\n".join(validation).encode()).hexdigest()
@@ -272,25 +322,15 @@ def detection_2007(data_root: Path) -> tuple[list[Photo], list[Photo]]:
     for split, (count, md5) in LISTS_2007.items():
         path = main_list(folder, split)
         if not path.is_file():
-            raise DataError(f"voc2007: {path} is missing; {get_2007(data_root)}")
+            raise DataError(f"voc2007: {path} is missing; {WHOLE_2007.by_hand}")
         names = read_list(path)
         if hashlib.md5("\n".join(sorted(names)).encode()).hexdigest() != md5:
             raise DataError(
                 f"voc2007: {path} does not hold the official {count} names, but {len(names)} (the "
-                "reduced edition? it needs a data_root of its own); for the whole of VOC 2007 "
-                f"{get_2007(data_root)}"
+                f"reduced edition?); {WHOLE_2007.by_hand}"
             )
         found.append(_photos(folder, names))
     return found[0], found[1]
-
-
-def get_2007(data_root: Path) -> str:
-    """How to get VOC 2007 with its published proposals."""
-    archives = ", ".join(f"{file} (md5 {md5})" for file, md5 in ARCHIVES_2007.items())
-    return (
-        f"unpack {archives}: the first two into {data_root} as torchvision does, of the third the "
-        "folder selective_search_data into it; docs/voc.md"
-    )
 
 
 def main_list(folder: Path, split: str) -> Path:

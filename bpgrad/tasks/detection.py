@@ -164,12 +164,7 @@ class Detection(OnVoc):
                 return list(pool.map(lambda photo: selective_search(root, photo.image), photos))
         if kind == "oracle":
             return [_oracle(photo.objects) for photo in photos]
-        known: dict[str, np.ndarray] = {}
-        names = {photo.objects.name for photo in photos}
-        for split in voc.LISTS_2007:
-            path = root / "selective_search_data" / f"voc_2007_{split}.mat"
-            its = names & {*voc.read_list(voc.main_list(root / voc.VOC2007, split))}
-            known |= proposals.read_mat(path, sorted(its)) if its else {}
+        known = proposals.published(root, {photo.objects.name for photo in photos})
         return [proposals.filtered(known[photo.objects.name]) for photo in photos]
 
     def preprocessed(self) -> Mapping[str, Tensor]:
@@ -478,7 +473,7 @@ class VocDetection(Detection):
 
     @staticmethod
     def data_md5(data_root: Path) -> Mapping[str, str]:
-        return voc.ARCHIVES_2007
+        return {**voc.ARCHIVES_2007, **proposals.ARCHIVE}
 
     def _read_photos(self) -> tuple[list[voc.Photo], list[voc.Photo]]:
         return voc.detection_2007(self.context.data_root)

@@ -228,7 +228,9 @@ def test_other_archives_are_refused_before_anything_is_unpacked(
         prepare(tmp_path, tmp_path / "archives", wrong)
     assert not (tmp_path / "imagenet" / "train").exists()
     (tmp_path / "archives" / given.train).unlink()
-    with pytest.raises(DataError, match=r"img_train.tar is missing; get ILSVRC2012_img_train.tar,"):
+    with pytest.raises(
+        DataError, match=r"img_train.tar is missing; get ILSVRC2012_img_train.tar \(md5 "
+    ):
         prepare(tmp_path, tmp_path / "archives", given)
     with pytest.raises(DataError, match=r"validation labels, not 1000 and 5$"):
         prepare(tmp_path, tmp_path / "archives", replace(archives(), classes=1000))
