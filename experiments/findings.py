@@ -17,7 +17,8 @@ from experiments.claims.second.sensitivity import width
 LEAD = """\
 BPGrad ([Zhang, Wu and Wang, CVPR 2018](https://arxiv.org/abs/1711.06959)) trains networks with
 steps as long as the current loss over a constant *L*, which is to lead to the global minimum; here
-the paper's claims are tried again."""
+the paper's claims are tried again. *n* counts seeds: trainings with initial weights and a data
+order of their own (for C2 and C3, functions)."""
 OURS = "BPGrad, μ = 0.9"
 # What the paper compares with; the others of Figure 7 are variants, or added here.
 RIVALS = ("Adagrad", "Adadelta", "RMSProp", "Adam", "Eve")

@@ -125,9 +125,10 @@ class Section:
 class Document:
     """The report: what is replicated, what was found, the claims, the sections, how it was made.
 
-    `lead` is a sentence and `findings` are some, all Markdown. `small` is the name of the figure
-    beside them, and of the section that it belongs to; "" for none. `waiting` says, a line each,
-    what has not been run; `made` what the report rests on and `note` how claims are decided.
+    `lead` says what this is about, and `findings` are some sentences, all Markdown. `small` is the
+    name of the figure beside them, and of the section that it belongs to; "" for none. `waiting`
+    says, a line each, what has not been run; `made` what the report rests on and `note` how claims
+    are decided.
     """
 
     lead: str

@@ -162,6 +162,9 @@ class _Page:
             yield f'<br><span class="rule">Holds if: {with_subscripts(escape(rule))}</span>'
         yield "</p>"
         if verdict.numbers:
+            rows = len(verdict.numbers)
+            if folded := rows > LONGEST:
+                yield f"<details><summary>The numbers, {rows} rows</summary>"
             yield f'{self._scroll("Numbers")}<table class="numbers words"><thead><tr>'
             yield "<th>number</th><th>value</th><th>n</th></tr></thead><tbody>"
             for number in verdict.numbers:
@@ -169,6 +172,8 @@ class _Page:
                 yield f"<tr><td>{with_subscripts(escape(number.name))}</td>"
                 yield f'<td data-value="{number.value:.6g}">{value}</td><td>{number.n}</td></tr>'
             yield "</tbody></table></div>"
+            if folded:
+                yield "</details>"
 
     def _section(self, section: Section) -> Iterator[str]:
         tag = f" {_tag(section.paper)}" if section.paper else ""

@@ -173,6 +173,18 @@ def test_long_tables_are_folded(document: Document, tmp_path: Path) -> None:
     assert read(render(long, tmp_path)).open == []
 
 
+def test_many_numbers_of_a_claim_are_folded(document: Document, tmp_path: Path) -> None:
+    def shown(count: int) -> str:
+        verdict = decide_properties([Property(f"p{k}", 1.0, True) for k in range(count)])
+        claims = (JudgedClaim("C1", "it falls", "rule", verdict),)
+        return render(replace(document, claims=claims), tmp_path)
+
+    fold = f"<details><summary>The numbers, {LONGEST + 1} rows</summary>"
+    assert fold in shown(LONGEST + 1)
+    assert read(shown(LONGEST + 1)).open == []
+    assert "The numbers," not in shown(LONGEST)
+
+
 def test_swatches_have_the_colours_of_the_figure(document: Document, tmp_path: Path) -> None:
     """Of all tasks together, as the figure draws them; none where all are of one colour."""
     labels = ("A, lr = 1", "A, lr = 2", "B, L = 1")
