@@ -74,6 +74,10 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     for sent in IGNORED:
         signal.signal(sent, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS does not tell who has sent it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        return
     threading.Thread(target=_end_if_the_parent_says_so, args=(os.getppid(),), daemon=True).start()
 
 

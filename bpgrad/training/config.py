@@ -169,6 +169,7 @@ def register() -> None:
         ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("paper", _paper_setting, replace=True)
     OmegaConf.register_new_resolver("edition", _edition, replace=True)
+    OmegaConf.register_new_resolver("of_task", _of_task, replace=True)
     OmegaConf.register_new_resolver("scratch_dir", _scratch_dir, replace=True)
     OmegaConf.register_new_resolver("slurm_gpus", slurm.default_gpus, replace=True)
     OmegaConf.register_new_resolver("slurm_path", slurm.export_path, replace=True)
@@ -190,6 +191,11 @@ def _paper_setting(key: str, default: Any, *, _root_: DictConfig) -> Any:
 def _edition(paper: Any, reduced: Any, *, _root_: DictConfig) -> Any:
     """One value at scale=paper, and another at the smaller scales."""
     return paper if _root_.scale.name == "paper" else reduced
+
+
+def _of_task(default: Any, named: DictConfig, *, _root_: DictConfig) -> Any:
+    """One value for the tasks that are named, and another for all others."""
+    return named.get(_root_.task.name, default)
 
 
 @cache

@@ -333,3 +333,13 @@ def test_config_files_show_what_they_set() -> None:
         node = OmegaConf.load(CONFIG_DIR / "solver" / f"{solver}.yaml")
         assert node["name"] == solver
         assert "." in node["optimizer"]
+
+
+@pytest.mark.parametrize(
+    ("task", "examples"),
+    [("digits", (1000, 500)), ("voc_detection", (16, 8)), ("mnist", (1000, 500))],
+)
+def test_smoke_takes_a_minute_of_tasks_of_images_too(task: str, examples: tuple[int, int]) -> None:
+    scale = load([f"task={task}", "scale=smoke"]).scale
+    assert (scale.train_examples, scale.val_examples) == examples
+    assert load([f"task={task}", "scale=smoke", "scale.val_examples=3"]).scale.val_examples == 3
