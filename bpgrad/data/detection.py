@@ -144,6 +144,11 @@ class Examples(Dataset[Example | Tested]):
         drawn = order.example_draws(self.seed, epoch, index, 2).tobytes()
         return self.digests[self.photo(index)] + drawn + bytes([self.is_mirrored(epoch, index)])
 
+    def scaled_size(self, index: int) -> tuple[int, int]:
+        """The height and width of a photo as it is trained on or tested."""
+        objects = self.photos[self.photo(index)].objects
+        return self._size(objects.height, objects.width)[0]
+
     def __getitem__(self, key: Key) -> Example | Tested:
         epoch, index = key
         number = self.photo(index)
@@ -177,14 +182,19 @@ class Examples(Dataset[Example | Tested]):
 
     def _scaled(self, pixels: np.ndarray, *, antialias: bool) -> tuple[Tensor, float]:
         """The preprocessed image at its size, and the factor of its sides."""
-        height, width = pixels.shape[:2]
+        size, factor = self._size(*pixels.shape[:2])
         image = self.preprocessing(pixels)
-        factor = proposals.scale_factor(width, height, self.short, self.long)
-        if abs(factor - 1) <= SAME:
-            return image, 1.0
-        size = max(1, round(factor * height)), max(1, round(factor * width))
+        if factor == 1:
+            return image, factor
         scaled = F.interpolate(image[None], size=size, mode="bilinear", antialias=antialias)
         return scaled[0], factor
+
+    def _size(self, height: int, width: int) -> tuple[tuple[int, int], float]:
+        """What a photo is scaled to, and the factor of its sides."""
+        factor = proposals.scale_factor(width, height, self.short, self.long)
+        if abs(factor - 1) <= SAME:
+            return (height, width), 1.0
+        return (max(1, round(factor * height)), max(1, round(factor * width))), factor
 
 
 def _scaled_boxes(boxes: np.ndarray, factor: float, image: Tensor) -> Tensor:
@@ -197,9 +207,12 @@ def _digest(its: Labelled) -> bytes:
     return hashlib.sha256(content).digest()[:8]
 
 
-def padded(images: Sequence[Tensor]) -> Tensor:
-    """Images (3, H, W) as (N, 3, H, W) of the greatest height and width, with 0 beside them."""
-    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+def padded(images: Sequence[Tensor], size: tuple[int, int] | None = None) -> Tensor:
+    """Images (3, H, W) as (N, 3, H, W) of a size (H, W), with 0 beside them.
+
+    By default the greatest height and the greatest width of them.
+    """
+    height, width = size or (max(image.shape[side] for image in images) for side in (1, 2))
     found = images[0].new_zeros(len(images), 3, height, width)
     for k, image in enumerate(images):
         found[k, :, : image.shape[1], : image.shape[2]] = image

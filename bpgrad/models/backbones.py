@@ -119,7 +119,7 @@ class KeyedDropout(nn.Module):
         """
         if keys is None or not self.training:
             return input
-        size = input[0].numel()
+        size = input.shape[1:].numel()
         counts = [1] * len(keys) if rows is None else rows
         bits = [
             np.unpackbits(

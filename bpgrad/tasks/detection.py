@@ -64,10 +64,18 @@ SMALLEST = 32  # pixels
 
 @dataclass(frozen=True)
 class Whole:
-    """How many regions the whole minibatch has, over all processes, and how many show an object."""
+    """The whole minibatch, over all processes.
+
+    How many regions it has, how many of them show an object, and the height and width that its
+    images are padded to. A part of it, which may have no example, is one of the same whole.
+    """
 
     regions: int
     foreground: int
+    size: tuple[int, int]
+
+    def __getitem__(self, part: slice) -> "Whole":
+        return self
 
 
 class Detection(OnVoc):
@@ -183,19 +191,21 @@ class Detection(OnVoc):
             quotas = proposals.quotas(counts, shrinking=self.shrinking)
             others = self.examples.background[photos].tolist()
             filled = (min(REGIONS - q, n) for q, n in zip(quotas, others, strict=True))
-            whole = Whole(sum(quotas) + sum(filled), sum(quotas))
+            sides = zip(*(self.examples.scaled_size(index) for index in indices), strict=True)
+            height, width = map(max, sides)
+            whole = Whole(sum(quotas) + sum(filled), sum(quotas), (height, width))
             own = quotas[self.world.rank :: self.world.size]
             consumed = [self.examples.consumed(epoch, index) for index in indices]
             yield Batch(
                 [example.with_quota(q) for example, q in zip(examples, own, strict=True)],
-                [whole] * len(examples),
+                whole,
                 size=len(indices),
                 consumed=np.array([*indices, *quotas], np.int64).tobytes() + b"".join(consumed),
             )
 
     def objective(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        entropy, box, _ = self._sums(model, batch.inputs)
-        whole, share = batch.targets[0], 1 / self.world.size
+        whole, share = batch.targets, 1 / self.world.size
+        entropy, box, _ = self._sums(model, batch.inputs or [_no_regions()], whole.size)
         divisor = whole.regions if self.loss == "mean" else batch.size
         return {
             "objective": (entropy + box) / (divisor * share),
@@ -203,12 +213,14 @@ class Detection(OnVoc):
             "box": box.detach() / (max(1, 4 * whole.foreground) * share),
         }
 
-    def _sums(self, model: nn.Module, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
+    def _sums(
+        self, model: nn.Module, examples: Sequence[Example], size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Sums over regions: cross-entropy, box loss, and what is called anything but background.
 
-        The last of those that show an object.
+        The last of those that show an object. Images are padded to `size`.
         """
-        images = self.on_device(padded([example.image for example in examples]))
+        images = self.on_device(padded([example.image for example in examples], size))
         counts = [len(example.boxes) for example in examples]
         number = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
         boxes = torch.cat([example.boxes for example in examples])
@@ -409,7 +421,7 @@ class _Thresholds:
 
     def __init__(self, count: int) -> None:
         self.count, self.bound = count, np.full(BACKGROUND, -np.inf)
-        self.parts: list[Tensor] = []
+        self.parts = [torch.zeros(0, BACKGROUND)]
 
     def add(self, scores: Tensor) -> None:
         """Take up scores (N, classes)."""
@@ -552,6 +564,12 @@ class ReducedVocDetection(Detection):
     def _build(self, generator: torch.Generator) -> FastRcnn:
         scale = self.feature_scale
         return squeezenet_fast_rcnn(self.state, generator, dropout=self.dropout, scale=scale)
+
+
+def _no_regions() -> Example:
+    """What a process puts through the model where only others have examples: they wait for it."""
+    none = torch.zeros(0, 4)
+    return Example(torch.zeros(3, 1, 1), none, torch.zeros(0, dtype=torch.int64), none, 0, (0,))
 
 
 def _oracle(objects: voc.Annotation) -> np.ndarray:

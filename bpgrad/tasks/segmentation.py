@@ -127,11 +127,13 @@ class Segmentation(OnVoc):
             )
 
     def objective(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        parts = batch.split(1) if self.caffe else (batch,)  # whole images differ in size
+        examples = [*zip(batch.inputs, batch.targets, strict=True)] or [_all_void()]
+        size = 1 if self.caffe else len(examples)  # whole images differ in size
         losses = []
-        for part in parts:
-            images, keys = zip(*part.inputs, strict=True)
-            losses.append(self.losses(model(self.stacked(images), keys), part.targets))
+        for k in range(0, len(examples), size):
+            inputs, labels = zip(*examples[k : k + size], strict=True)
+            images, keys = zip(*inputs, strict=True)
+            losses.append(self.losses(model(self.stacked(images), keys), labels))
         return {"objective": torch.cat(losses).sum() / (batch.size / self.world.size)}
 
     def stacked(self, images: Sequence[Tensor]) -> Tensor:
@@ -331,6 +333,12 @@ class ReducedVocSegmentation(Segmentation):
 
     def _build(self, generator: torch.Generator) -> FCN32s:
         return squeezenet_fcn32s(self.state, generator, dropout=self.dropout, moving=self.moving)
+
+
+def _all_void() -> tuple[tuple[Tensor, tuple[int, ...]], Tensor]:
+    """What a process puts through the model where only others have examples: they wait for it."""
+    labels = torch.full((STRIDE, STRIDE), voc.VOID, dtype=torch.uint8)
+    return (torch.zeros(3, STRIDE, STRIDE), (0,)), labels
 
 
 def _check_options(size: int, side: int | None, form: str, deconvolution: str) -> None:

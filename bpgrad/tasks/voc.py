@@ -50,9 +50,9 @@ class OnVoc(Task):
             yield indices.tolist(), examples
 
     def _share(self, epoch: int, indices: Sequence[int], size: int) -> Iterator[list[Any]]:
-        """The part of this process of some examples, in batches."""
-        own = indices[self.world.rank :: self.world.size]
-        return self.load(epoch, [own[k : k + size] for k in range(0, len(own), size)])
+        """Some examples in batches, of which every process has whole ones."""
+        batches = [indices[k : k + size] for k in range(0, len(indices), size)]
+        return self.load(epoch, batches[self.world.rank :: self.world.size])
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

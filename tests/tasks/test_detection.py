@@ -115,7 +115,7 @@ def test_the_objective_by_hand(loss: str, tmp_path: Path) -> None:
     model = task.build_model(0)
     for batch in task.train_batches(1):
         entropy, box = by_hand(task, model, batch)
-        whole = batch.targets[0]
+        whole = batch.targets
         assert whole.regions == len(batch.inputs[0].labels)
         assert whole.foreground == int((batch.inputs[0].labels != BACKGROUND).sum())
         found = {name: value.item() for name, value in task.objective(model, batch).items()}
@@ -126,7 +126,7 @@ def test_the_objective_by_hand(loss: str, tmp_path: Path) -> None:
 
 
 def test_micro_batches_sum_to_the_whole(tmp_path: Path) -> None:
-    """The divisor is of the whole minibatch, whatever the number of regions of each image."""
+    """Divisor and padding are those of the whole minibatch, whatever each image has."""
     task = tiny(tmp_path)
     model = task.build_model(0)
     (batch, *_) = task.train_batches(1)
@@ -134,8 +134,22 @@ def test_micro_batches_sum_to_the_whole(tmp_path: Path) -> None:
     parts = [task.objective(model, part) for part in batch.split(1)]
     for name, value in whole.items():
         total = sum(part[name].item() for part in parts)
-        # Convolutions of a padded batch are summed in another order; cells beside an image differ.
-        assert total == pytest.approx(value.item(), rel=0.02)
+        # Convolutions of a batch may be summed in another order.
+        assert total == pytest.approx(value.item(), rel=1e-5)
+
+
+def test_a_process_without_an_example_adds_nothing(tmp_path: Path) -> None:
+    """In a last micro-batch; its gradients are there, for those of the others wait for them."""
+    task = tiny(tmp_path)
+    model = task.build_model(0)
+    (batch, *_) = task.train_batches(1)
+    none = dataclasses.replace(batch, inputs=batch.inputs[3:], targets=batch.targets[3:])
+    found = task.objective(model, none)
+    found["objective"].backward()
+    assert {name: value.item() for name, value in found.items()} == dict.fromkeys(found, 0)
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert not p.grad.any(), name
 
 
 def test_first_scores_are_nearly_uniform(tmp_path: Path) -> None:
@@ -240,8 +254,8 @@ def test_the_quota_shrinks_over_a_batch(tmp_path: Path) -> None:
                 shown = [int((e.labels != BACKGROUND).sum()) for e in batch.inputs]
                 assert shown == quotas
                 regions = sum(len(example.labels) for example in batch.inputs)
-                assert batch.targets[0].regions == regions
-                assert batch.targets[0].foreground == sum(quotas)
+                assert batch.targets.regions == regions
+                assert batch.targets.foreground == sum(quotas)
 
 
 def test_two_processes_take_the_regions_that_one_takes(tmp_path: Path) -> None:
@@ -252,7 +266,7 @@ def test_two_processes_take_the_regions_that_one_takes(tmp_path: Path) -> None:
         shares = list(tiny(tmp_path, {"world": pair, **sizes}).train_batches(1))
         for part, whole in zip(shares, alone, strict=True):
             assert part.consumed == whole.consumed
-            assert part.targets[0] == whole.targets[0]
+            assert part.targets == whole.targets
             for example, its in zip(part.inputs, whole.inputs[rank::2], strict=True):
                 assert torch.equal(example.boxes, its.boxes)
 
@@ -421,6 +435,7 @@ def test_thresholds_are_those_of_all_scores() -> None:
         found.best()
         every = torch.cat(parts).sort(dim=0, descending=True).values
         assert np.array_equal(found.bound, every[count - 1].numpy())
+    assert len(_Thresholds(9).best()) == 0  # of a process without an image
     few = _Thresholds(500)
     few.add(parts[0])
     few.best()

@@ -130,6 +130,31 @@ def test_the_caffe_form_sums_over_whole_images(tmp_path: Path) -> None:
     assert task.evaluate(task.build_model(0), 1)["pixel_accuracy"] > 0
 
 
+@pytest.mark.parametrize("form", ["matconvnet", "caffe"])
+def test_a_process_without_an_example_adds_nothing(form: str, tmp_path: Path) -> None:
+    """In a last micro-batch; its gradients are there, for those of the others wait for them."""
+    task = tiny(tmp_path, form=form)
+    model = task.build_model(0)
+    perturb(model)
+    (batch, *_) = task.train_batches(1)
+    none = dataclasses.replace(batch, inputs=batch.inputs[3:], targets=batch.targets[3:])
+    objective = task.objective(model, none)["objective"]
+    objective.backward()
+    assert objective.item() == 0
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert not p.grad.any(), name
+
+
+def test_micro_batches_of_the_caffe_form_sum_to_the_whole(tmp_path: Path) -> None:
+    task = tiny(tmp_path, form="caffe", dropout=False)
+    model = task.build_model(0)
+    perturb(model)
+    (batch, *_) = task.train_batches(1)
+    each = [task.objective(model, part)["objective"].item() for part in batch.split(2)]
+    assert sum(each) == pytest.approx(float(task.objective(model, batch)["objective"]), rel=1e-5)
+
+
 # -- batches -------------------------------------------------------------------------------------
 
 
