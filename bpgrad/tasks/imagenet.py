@@ -180,11 +180,15 @@ class ImageNet(Task):
 
     def _read(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[tuple[Crops, Tensor]]:
         """The shares of batches of training examples that are this process's, on the device."""
-        device = self.world.device
         shares = [indices[self.world.rank :: self.world.size] for indices in batches]
-        crops = self.load(epoch, [share.tolist() for share in shares])
-        for share, part in zip(shares, crops, strict=True):
-            yield part.to(device), self.labels[share].to(device)
+        for share, crops in zip(shares, self._crops(epoch, shares), strict=True):
+            yield crops, self.labels[share].to(self.world.device)
+
+    def _crops(self, epoch: int, shares: Sequence[Tensor]) -> Iterator[Crops]:
+        """Crops of examples on the device; of none too, where other processes have some."""
+        some = [share.tolist() or [0] for share in shares]
+        for share, crops in zip(shares, self.load(epoch, some), strict=True):
+            yield crops[: len(share)].to(self.world.device)
 
     def objective(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         crops: Crops = batch.inputs
@@ -245,10 +249,10 @@ class ImageNet(Task):
             places = places[rank::step]
         else:  # a share of each, for the statistics are those of the whole batch
             places = tuple(place[rank::step] for place in places)
-        batches = self.load(epoch or 0, [indices[place].tolist() for place in places])
+        batches = self._crops(epoch or 0, [indices[place] for place in places])
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         for place, crops in zip(places, batches, strict=True):
-            logits = model(crops.to(device).images(self.mean))
+            logits = model(crops.images(self.mean))
             sums += torch.stack(_sums(logits, labels[place].to(device)))
         model.train()
         objective, *wrong = (self.world.sum_(sums) / len(indices)).tolist()
