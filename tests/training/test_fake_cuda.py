@@ -37,6 +37,8 @@ def moved(model: nn.Module, device: torch.device, memory_format: torch.memory_fo
         for name, p in module.named_parameters(recurse=False):
             memory = memory_format if p.dim() == 4 else torch.contiguous_format
             setattr(module, name, nn.Parameter(p.detach().to(device, memory_format=memory)))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
     return model
 
 
