@@ -206,7 +206,6 @@ def coco_average_precision(
     object to be found.
     """
     from pycocotools.coco import COCO  # slow to import
-    from pycocotools.cocoeval import COCOeval
 
     truth, found, detections = COCO(), COCO(), _highest(detections, COCO_DETECTIONS)
     numbers = np.unique(np.concatenate([detections.images, ground_truth.images]))
@@ -220,13 +219,39 @@ def coco_average_precision(
         for its, annotations in ((truth, objects), (found, scores)):
             its.dataset = {"images": images, "categories": categories, "annotations": annotations}
             its.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
+        evaluation = _coco_evaluation(truth, found)
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = [COCO_DETECTIONS]
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"]  # −1 of classes without an object
     return 100 * float(precision[precision > -1].mean()) if (precision > -1).any() else math.nan
+
+
+def _coco_evaluation(truth: Any, found: Any) -> Any:
+    """The evaluation of pycocotools, without its work for images that have no object of a class.
+
+    There is nothing to match there: all detections are false, and none is too small or too large.
+    """
+    from pycocotools.cocoeval import COCOeval
+
+    class Evaluation(COCOeval):  # type: ignore[misc]
+        def computeIoU(self, image: int, label: int) -> Any:
+            return super().computeIoU(image, label) if self._gts[image, label] else []
+
+        def evaluateImg(self, image: int, label: int, areas: Any, most: int) -> Any:
+            if self._gts[image, label]:
+                return super().evaluateImg(image, label, areas, most)
+            scores = sorted((row["score"] for row in self._dts[image, label]), reverse=True)[:most]
+            shape = len(self.params.iouThrs), len(scores)
+            return {
+                "dtScores": scores,
+                "dtMatches": np.zeros(shape),
+                "dtIgnore": np.zeros(shape, bool),
+                "gtIgnore": np.zeros(0),
+            }
+
+    return Evaluation(truth, found, "bbox")
 
 
 def _highest(its: Detections, most: int) -> Detections:

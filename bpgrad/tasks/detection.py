@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -289,8 +290,8 @@ class Detection(OnVoc):
         for (example,) in self._share(0, self.examples.tested(), 1):
             scores, changes = self._heads(model, example)
             thresholds.add(scores)
-            its = self._candidates(example.index, scores, changes if regress else 0 * changes)
-            parts.append(_chosen(its, its.scores >= thresholds.bound[its.labels]))
+            changes = changes if regress else 0 * changes
+            parts.append(self._candidates(example.index, scores, changes, thresholds.bound))
         model.train()
         shares = self.world.gather((thresholds.best(), parts))
         thresholds.parts = [best for best, _ in shares]
@@ -317,13 +318,19 @@ class Detection(OnVoc):
         changes += torch.from_numpy(self.examples.mean)
         return scores[which, :BACKGROUND], changes[which, :BACKGROUND]
 
-    def _candidates(self, index: int, scores: Tensor, changes: Tensor) -> Detections:
-        """The detections of an image after suppression, by descending score, below no threshold."""
+    def _candidates(
+        self, index: int, scores: Tensor, changes: Tensor, bound: np.ndarray
+    ) -> Detections:
+        """The detections of an image after suppression, by descending score, from `bound` on.
+
+        What lies below drops nothing that lies above.
+        """
         objects = self.examples.photos[index].objects
-        highest, rows = torch.sort(scores, dim=0, descending=True, stable=True)
-        highest, rows = highest[:KEPT_OF_IMAGE].T.flatten(), rows[:KEPT_OF_IMAGE].T
-        labels = torch.arange(BACKGROUND)[:, None].expand_as(rows).flatten()
-        rows = rows.flatten()
+        labels, rows, counts = _reaching(scores, bound)
+        highest = scores.numpy()[rows, labels]
+        order = np.lexsort((-highest, labels))  # class by class, equal scores as they are
+        order = order[_places(counts) < KEPT_OF_IMAGE]
+        labels, rows, highest = labels[order], rows[order], highest[order]
         boxes = proposals.decode(
             self.examples.boxes[index][rows],
             changes[rows, labels].numpy(),
@@ -334,9 +341,10 @@ class Detection(OnVoc):
 
         # Both ends are inside: a box ends one pixel further on. Doubles hold 0.3 as it is meant.
         ends = torch.from_numpy(boxes + np.array([0, 0, 1, 1]))
-        kept = batched_nms(ends, highest.double(), labels, OVERLAP).numpy()
+        kept = _not_suppressed(ends, torch.from_numpy(highest).double(), labels)
+        kept = kept[np.argsort(-highest[kept], kind="stable")]
         number = np.full(len(kept), index - self.examples.photos_trained, np.int32)
-        return Detections(number, labels.numpy()[kept], highest.numpy()[kept], boxes[kept])
+        return Detections(number, labels[kept], highest[kept], boxes[kept])
 
     def _scores(self, found: Detections) -> dict[str, float]:
         its = self._ranked(found)
@@ -425,7 +433,10 @@ class _Thresholds:
 
     def add(self, scores: Tensor) -> None:
         """Take up scores (N, classes)."""
-        self.parts.append(scores)
+        labels, rows, counts = _reaching(scores, self.bound)
+        reaching = torch.full((int(counts.max()), BACKGROUND), -torch.inf)
+        reaching[_places(counts), labels] = scores[rows, labels]
+        self.parts.append(reaching)
         if sum(map(len, self.parts)) > 2 * self.count:
             self.best()
 
@@ -436,6 +447,35 @@ class _Thresholds:
         if len(its) == self.count:
             self.bound = its[-1].numpy()
         return its
+
+
+def _reaching(scores: Tensor, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where scores (N, classes) reach the bound of their class (classes,), class by class.
+
+    The labels and the rows of those that do, and how many there are of each class.
+    """
+    labels, rows = np.nonzero(scores.T.numpy() >= bound[:, None])
+    return labels, rows, np.bincount(labels, minlength=len(bound))
+
+
+def _places(counts: np.ndarray) -> np.ndarray:
+    """From 0 on in each of some groups of so many."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _not_suppressed(boxes: Tensor, scores: Tensor, labels: np.ndarray) -> np.ndarray:
+    """Indices of the boxes (N, 4), class by class, that none of a higher score overlaps."""
+    from torchvision.ops import nms  # slow, and checking settings does not need it
+
+    ends = np.searchsorted(labels, np.arange(BACKGROUND + 1)).tolist()
+    return np.concatenate(
+        [
+            first + nms(boxes[first:end], scores[first:end], OVERLAP).numpy()
+            for first, end in itertools.pairwise(ends)
+            if first < end
+        ]
+        or [np.zeros(0, np.int64)]
+    )
 
 
 class VocDetection(Detection):

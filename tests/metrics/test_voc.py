@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpgrad.metrics import voc
 from bpgrad.metrics.voc import (
     Detections,
     GroundTruth,
@@ -215,6 +216,29 @@ def test_coco_takes_the_hundred_highest_of_an_image() -> None:
     wrong = [(0, 0, 0.5 + k * 1e-3, (100, 100, 110, 110)) for k in range(100)]
     found = detected(*wrong, (0, 0, 0.4, BOX), (1, 0, 0.9, BOX))
     assert coco_average_precision(found, truth, 1) == pytest.approx(100 * 51 / 101)
+
+
+def test_coco_s_ap_is_pycocotools_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit; most images have no object of most classes, some difficult ones, scores tie."""
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    rng = np.random.default_rng(1)
+
+    def some(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        corners = rng.integers(1, 60, (n, 2))
+        boxes = np.concatenate([corners, corners + rng.integers(5, 40, (n, 2))], 1).astype(float)
+        return rng.integers(0, 12, n), rng.integers(0, 6, n), boxes
+
+    images, labels, boxes = some(25)
+    truth = GroundTruth(images, labels, boxes, rng.random(25) < 0.3)
+    others = some(2000)
+    found = Detections(
+        *(np.concatenate([images, others[0]]), np.concatenate([labels, others[1]])),
+        *(rng.random(2025).round(2), np.concatenate([boxes + 1, others[2]])),
+    )
+    quicker = coco_average_precision(found, truth, 7)
+    plain = lambda *its: cocoeval.COCOeval(*its, "bbox")  # noqa: E731
+    monkeypatch.setattr(voc, "_coco_evaluation", plain)
+    assert coco_average_precision(found, truth, 7) == quicker
 
 
 def test_coco_s_ap_against_another_implementation() -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import ImageDraw
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from bpgrad.data import detection, proposals
 from bpgrad.data.detection import padded
@@ -43,6 +44,7 @@ from tests.voc import write_photo
 ONE = World(torch.device("cpu"))
 SEED = torch.Generator()
 TRAIN, TEST = 7, 3
+NO_BOUND = np.full(BACKGROUND, -np.inf)
 SIZES = ((110, 90), (90, 120))  # a little different from image to image
 
 
@@ -451,7 +453,8 @@ def test_suppression_and_the_most_of_an_image(tmp_path: Path) -> None:
     scores = torch.zeros(4, BACKGROUND)
     scores[:, 3] = torch.tensor([0.9, 0.8, 0.7, 0.6])
     scores[:, 4] = torch.tensor([0.5, 0.1, 0.4, 0.1])
-    found = task._candidates(TRAIN, scores, torch.zeros(4, BACKGROUND, 4, dtype=torch.float64))
+    changes = torch.zeros(110, BACKGROUND, 4, dtype=torch.float64)
+    found = task._candidates(TRAIN, scores, changes, NO_BOUND)
     its = found.labels == 3
     assert found.boxes[its].tolist() == [list(row) for row in rows[:3]]
     assert found.scores[its].tolist() == pytest.approx([0.9, 0.8, 0.7])
@@ -459,8 +462,29 @@ def test_suppression_and_the_most_of_an_image(tmp_path: Path) -> None:
     apart = np.array([(1 + k % 50, 1 + k // 50, 1 + k % 50, 1 + k // 50) for k in range(110)])
     task.examples.boxes[TRAIN] = apart.astype(float)
     scores = torch.linspace(1, 0, 110)[:, None].expand(-1, BACKGROUND).contiguous()
-    found = task._candidates(TRAIN, scores, torch.zeros(110, BACKGROUND, 4, dtype=torch.float64))
+    found = task._candidates(TRAIN, scores, changes, NO_BOUND)
     assert (found.labels == 0).sum() == 100
+
+
+def test_what_is_below_the_bound_changes_nothing_above(tmp_path: Path) -> None:
+    """Scores of a tenth tie; the bound is that of a class, and may leave none of it."""
+    task = tiny(tmp_path)
+    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    corners = rng.integers(1, 60, (300, 2))
+    task.examples.boxes[TRAIN] = np.concatenate([corners, corners + 20], 1).astype(float)
+    scores = (100 * torch.rand(300, BACKGROUND, generator=generator)).round() / 100
+    changes = 0.1 * torch.randn(300, BACKGROUND, 4, generator=generator, dtype=torch.float64)
+    every = task._candidates(TRAIN, scores, changes, NO_BOUND)
+    assert (np.diff(every.scores) <= 0).all()
+    for bound in (np.linspace(0.2, 1.1, BACKGROUND), np.full(BACKGROUND, 2.0)):
+        found = task._candidates(TRAIN, scores, changes, bound)
+        its = every.scores >= bound[every.labels]
+        for name in ("images", "labels", "scores", "boxes"):
+            assert np.array_equal(getattr(found, name), getattr(every, name)[its])
+    by_class = [every.boxes[every.labels == label] for label in range(BACKGROUND)]
+    for boxes in by_class:
+        ends = torch.from_numpy(boxes + np.array([0, 0, 1, 1]))
+        assert (box_iou(ends, ends).fill_diagonal_(0) <= 0.3).all()
 
 
 def test_proposals_in_the_same_cells_are_computed_once(tmp_path: Path) -> None:
