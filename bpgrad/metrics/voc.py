@@ -235,7 +235,7 @@ def _coco_evaluation(truth: Any, found: Any) -> Any:
     """
     from pycocotools.cocoeval import COCOeval
 
-    class Evaluation(COCOeval):  # type: ignore[misc]
+    class Evaluation(COCOeval):
         def computeIoU(self, image: int, label: int) -> Any:
             return super().computeIoU(image, label) if self._gts[image, label] else []
 

@@ -342,7 +342,7 @@ class Detection(OnVoc):
         # Both ends are inside: a box ends one pixel further on. Doubles hold 0.3 as it is meant.
         ends = torch.from_numpy(boxes + np.array([0, 0, 1, 1]))
         kept = _not_suppressed(ends, torch.from_numpy(highest).double(), labels)
-        kept = kept[np.argsort(-highest[kept], kind="stable")]
+        kept = kept[np.lexsort((kept, -highest[kept]))]
         number = np.full(len(kept), index - self.examples.photos_trained, np.int32)
         return Detections(number, labels[kept], highest[kept], boxes[kept])
 
@@ -468,14 +468,8 @@ def _not_suppressed(boxes: Tensor, scores: Tensor, labels: np.ndarray) -> np.nda
     from torchvision.ops import nms  # slow, and checking settings does not need it
 
     ends = np.searchsorted(labels, np.arange(BACKGROUND + 1)).tolist()
-    return np.concatenate(
-        [
-            first + nms(boxes[first:end], scores[first:end], OVERLAP).numpy()
-            for first, end in itertools.pairwise(ends)
-            if first < end
-        ]
-        or [np.zeros(0, np.int64)]
-    )
+    classes = [slice(first, end) for first, end in itertools.pairwise(ends)]
+    return np.concatenate([its.start + nms(boxes[its], scores[its], OVERLAP) for its in classes])
 
 
 class VocDetection(Detection):
