@@ -337,8 +337,6 @@ class Detection(OnVoc):
             *(objects.width, objects.height),
             plus_one=self.plus_one,
         )
-        from torchvision.ops import batched_nms  # slow, and checking settings does not need it
-
         # Both ends are inside: a box ends one pixel further on. Doubles hold 0.3 as it is meant.
         ends = torch.from_numpy(boxes + np.array([0, 0, 1, 1]))
         kept = _not_suppressed(ends, torch.from_numpy(highest).double(), labels)
