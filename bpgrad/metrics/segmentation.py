@@ -10,9 +10,11 @@ def confusion_matrix(truth: Tensor, predicted: Tensor, classes: int, void: int =
 
     `truth` and `predicted` have one shape, of any integer type, on one device; so has the result.
     """
-    counted = truth != void
-    pairs = truth[counted].long() * classes + predicted[counted].long()
-    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+    pairs = torch.where(truth == void, classes**2, truth.long() * classes + predicted).flatten()
+    # Not bincount, nor a selection of the pixels: on a GPU the host would wait for how many.
+    counts = torch.zeros(classes**2 + 1, dtype=torch.int64, device=truth.device)
+    counts.scatter_add_(0, pairs, torch.ones_like(pairs))
+    return counts[:-1].view(classes, classes)
 
 
 def scores(confusion: Tensor, *, present_only: bool = False) -> dict[str, float]:
