@@ -292,6 +292,10 @@ def test_the_two_sides_of_equation_4(momentum: float, room: float, outcome: Outc
     assert judge("C7", Evidence(studies={"figure5": study})).outcome == outcome
     half = study[study["momentum"] == 0.9]
     assert judge("C7", Evidence(studies={"figure5": half})).outcome == Outcome.NOT_RUN
+    # Every seed has to hold, whatever the other does.
+    better = study.assign(seed=1, lhs=study["rhs"] - np.where(study["momentum"] > 0, 0.2, -0.2))
+    both = pd.concat([study, better])
+    assert judge("C7", Evidence(studies={"figure5": both})).outcome == outcome
 
 
 @pytest.mark.parametrize(
