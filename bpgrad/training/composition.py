@@ -24,6 +24,8 @@ from bpgrad.training.kept import SEED
 from bpgrad.training.signatures import unknown
 
 Files = tuple[tuple[str, int, int], ...]  # path, time of the last change, size
+# What the grammar of overrides reads as a name, and not as null, a truth or a number: most choices.
+NAME = re.compile(r"(?!(?:null|true|false|inf|nan)$)[a-z_]\w*", re.IGNORECASE)
 Stored = tuple[tuple[str, str], ...]  # choices that are in Hydra's store, and what they hold
 
 
@@ -53,7 +55,7 @@ def check_choices(folder: Path, overrides: Sequence[str]) -> None:
     """
     for override in overrides:
         group, equals, text = override.lstrip("+").partition("=")
-        if not (group and equals and (folder / group).is_dir()):
+        if not (group and equals) or NAME.fullmatch(text) or not (folder / group).is_dir():
             continue
         parsed = OverridesParser.create().parse_override(override)
         value = parsed.value()
