@@ -247,6 +247,7 @@ def test_nothing_is_best_with_two_seeds(n: int) -> None:
 
 def test_nothing_is_best_alone_or_beside_the_unknown() -> None:
     assert best_in_column({"BPGrad": BEST["BPGrad"]}) is None
+    assert best_in_column({"BPGrad": BEST["BPGrad"], "SGD": BEST["SGD"]}) == "BPGrad"
     assert best_in_column({}) is None
     assert best_in_column(BEST | {"Eve": {}}) is None
     assert best_in_column(BEST | {"Eve": seeds(9, 9, math.nan, 9, 9)}) is None
@@ -485,3 +486,10 @@ def test_few_seeds_know_little_of_what_is_needed() -> None:
     assert needed_range(0.0, 0.0, 8) is None
     assert needed_range(1.0, 0.0, 8) == (6, 6)
     assert needed_range(1e9, 1.0, 8) == (3, 3)
+
+
+@pytest.mark.parametrize("values", [(math.inf,), (math.inf, math.nan), (math.inf, 0.0, math.nan)])
+def test_equivalence_of_one_pair_or_an_unknown_one_has_no_p(values: tuple[float, ...]) -> None:
+    found = tost(seeds(*values), seeds(*(0.0 for _ in values)), -1.0, 1.0)
+    assert math.isnan(found.p)
+    assert found.n == len(values)
