@@ -218,19 +218,22 @@ def test_coco_takes_the_hundred_highest_of_an_image() -> None:
     assert coco_average_precision(found, truth, 1) == pytest.approx(100 * 51 / 101)
 
 
+def some(
+    rng: np.random.Generator, n: int, classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images, labels and boxes, of twelve images."""
+    corners = rng.integers(1, 60, (n, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(5, 40, (n, 2))], 1).astype(float)
+    return rng.integers(0, 12, n), rng.integers(0, classes, n), boxes
+
+
 def test_coco_s_ap_is_pycocotools_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the bit; most images have no object of most classes, some difficult ones, scores tie."""
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
     rng = np.random.default_rng(1)
-
-    def some(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        corners = rng.integers(1, 60, (n, 2))
-        boxes = np.concatenate([corners, corners + rng.integers(5, 40, (n, 2))], 1).astype(float)
-        return rng.integers(0, 12, n), rng.integers(0, 6, n), boxes
-
-    images, labels, boxes = some(25)
+    images, labels, boxes = some(rng, 25, classes=6)
     truth = GroundTruth(images, labels, boxes, rng.random(25) < 0.3)
-    others = some(2000)
+    others = some(rng, 2000, classes=6)
     found = Detections(
         *(np.concatenate([images, others[0]]), np.concatenate([labels, others[1]])),
         *(rng.random(2025).round(2), np.concatenate([boxes + 1, others[2]])),
@@ -245,15 +248,9 @@ def test_coco_s_ap_against_another_implementation() -> None:
     """Skipped where faster-coco-eval is not installed."""
     faster = pytest.importorskip("faster_coco_eval")
     rng = np.random.default_rng(0)
-
-    def some(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        corners = rng.integers(1, 60, (n, 2))
-        boxes = np.concatenate([corners, corners + rng.integers(5, 40, (n, 2))], 1).astype(float)
-        return rng.integers(0, 12, n), rng.integers(0, 3, n), boxes
-
-    images, labels, boxes = some(40)
+    images, labels, boxes = some(rng, 40, classes=3)
     truth = GroundTruth(images, labels, boxes, np.zeros(40, bool))
-    others = some(300)
+    others = some(rng, 300, classes=3)
     near = np.concatenate([boxes, boxes + rng.integers(-3, 4, boxes.shape)])
     found = Detections(
         *(np.concatenate([images, images, others[0]]), np.concatenate([labels, labels, others[1]])),
