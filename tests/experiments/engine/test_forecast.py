@@ -97,6 +97,15 @@ def test_the_time_is_epochs_times_images_by_the_rate(folder: Path) -> None:
     )
 
 
+def test_a_limit_above_the_whole_set_was_none(folder: Path) -> None:
+    record(folder, "SGD")  # 400 images an epoch
+    cfg = next(cfg for run, cfg in prepare().runs if run.solver == "SGD")
+    with (runner.record_of(cfg).directory / "config.yaml").open("a", encoding="utf-8") as file:
+        file.write("scale: {train_examples: 10000}\n")
+    again = prepare("epochs=7", "scale.train_examples=10000")
+    assert by_label(again)["Adam"] == ("new", pytest.approx(7 * SECONDS))
+
+
 def test_of_a_cut_run_what_is_left_counts(folder: Path) -> None:
     record(folder, "SGD")
     record(folder, "Adam", epochs=20, done=3)
