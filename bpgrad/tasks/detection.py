@@ -1,8 +1,6 @@
 """Detection with Fast R-CNN on Pascal VOC 2007 (reference §6), and its reduced edition."""
 
 import hashlib
-import io
-import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,23 +17,11 @@ from bpgrad.data import pretrained, proposals, voc
 from bpgrad.data.detection import MIRRORS, Example, Examples, Tested, padded
 from bpgrad.data.pipeline import EpochLoader
 from bpgrad.data.pretrained import Preprocessing
-from bpgrad.data.proposals import BACKGROUND, FOREGROUND_IOU, REGIONS
+from bpgrad.data.proposals import BACKGROUND, REGIONS
 from bpgrad.data.selective_search import selective_search
 from bpgrad.errors import ConfigError
 from bpgrad.metrics import Metric
-from bpgrad.metrics.bootstrap import bootstrap
-from bpgrad.metrics.voc import (
-    Detections,
-    GroundTruth,
-    Ranked,
-    average_precision,
-    average_precision_of,
-    box_iou,
-    coco_average_precision,
-    mean_of,
-    ranked,
-    resampled_precision,
-)
+from bpgrad.metrics.voc import Detections
 from bpgrad.models.backbones import freeze_blocks
 from bpgrad.models.fast_rcnn import (
     STRIDE,
@@ -44,17 +30,16 @@ from bpgrad.models.fast_rcnn import (
     squeezenet_fast_rcnn,
     vgg16_fast_rcnn,
 )
+from bpgrad.tasks import detections
+from bpgrad.tasks.detections import KEPT, Thresholds
 from bpgrad.tasks.pictures import Shown, detected
 from bpgrad.tasks.task import Batch, Context
 from bpgrad.tasks.voc import OnVoc, as_list, check_shares, divided
-from bpgrad.tasks.voc_results import DECIMALS, coco_results, devkit_files
+from bpgrad.tasks.voc_results import coco_results, devkit_files
 
 COLLAPSED = 1.0  # % of the regions that show an object which are called anything but background
-KEPT, KEPT_OF_IMAGE = 40, 100  # detections of a class: an image of the set, and in one image
-OVERLAP = 0.3  # of two detections of a class, above which the lower score is dropped
 HEAD_BATCH = 512  # regions that are put through the head at once
 EVAL_BATCH = 2
-FEW = 3  # objects of a class below which its AP says little
 PICTURES, SHOWN_SCORE = 4, 0.5
 RECORDED = 100_000  # bytes of what a committed record keeps of the detections
 ORACLES = 50  # proposals of each object
@@ -150,8 +135,10 @@ class Detection(OnVoc):
         self.judged, self.trained = judged, self.examples.trained
         check_shares(self.trained, context)
         self.load = EpochLoader(self.examples, as_list, context.workers)
-        self.truth = _ground_truth([photo.objects for photo in judged])
-        self.ceiling = self._ceiling()
+        objects = [photo.objects for photo in judged]
+        self.truth, its = detections.ground_truth(objects), self.examples.boxes[len(train) :]
+        boxes = [of.boxes for of in objects]
+        self.ceiling = detections.ceiling(self.truth, list(zip(boxes, its, strict=True)))
         self._found: Detections | None = None  # of the model as it was judged last
 
     @abstractmethod
@@ -241,8 +228,11 @@ class Detection(OnVoc):
         found, self._found = self._sampled(model, self.examples.sampled()), None
         epochs = self.context.epochs
         if epochs is None or epoch > epochs - self.judged_last:
-            detections = self._found = self.detections(model)
-            found |= self.world.from_main(lambda: self._scores(detections))
+            its = self._found = self.detections(model)
+            found |= self.world.from_main(
+                lambda: detections.metrics(its, self.truth, len(self.judged))
+            )
+            found["ceiling"] = self.ceiling
         return found
 
     def evaluate_training(self, model: nn.Module) -> dict[str, float]:
@@ -285,21 +275,25 @@ class Detection(OnVoc):
         """
         assert isinstance(model, FastRcnn)
         model.eval()
-        thresholds = _Thresholds(KEPT * len(self.judged))
-        parts = []
+        count = KEPT * len(self.judged)
+        thresholds, parts = Thresholds(count), []
         for (example,) in self._share(0, self.examples.tested(), 1):
             scores, changes = self._heads(model, example)
             thresholds.add(scores)
-            changes = changes if regress else 0 * changes
-            parts.append(self._candidates(example.index, scores, changes, thresholds.bound))
+            objects = self.examples.photos[example.index].objects
+            parts.append(
+                detections.of_image(
+                    example.index - self.examples.photos_trained,
+                    scores,
+                    changes if regress else 0 * changes,
+                    self.examples.boxes[example.index],
+                    (objects.width, objects.height),
+                    thresholds.bound,
+                    plus_one=self.plus_one,
+                )
+            )
         model.train()
-        shares = self.world.gather((thresholds.best(), parts))
-        thresholds.parts = [best for best, _ in shares]
-        thresholds.best()
-        found = _joined([part for _, its in shares for part in its])
-        found = _chosen(found, np.argsort(found.images, kind="stable"))
-        found = _chosen(found, found.scores >= thresholds.bound[found.labels])
-        return replace(found, scores=found.scores.astype(np.float64).round(DECIMALS))
+        return detections.of_all(self.world.gather((thresholds.best(), parts)), count)
 
     def _heads(self, model: FastRcnn, example: Tested) -> tuple[Tensor, Tensor]:
         """Probabilities (N, 20) of the classes, and changes (N, 20, 4) of the boxes, on the CPU.
@@ -318,85 +312,17 @@ class Detection(OnVoc):
         changes += torch.from_numpy(self.examples.mean)
         return scores[which, :BACKGROUND], changes[which, :BACKGROUND]
 
-    def _candidates(
-        self, index: int, scores: Tensor, changes: Tensor, bound: np.ndarray
-    ) -> Detections:
-        """The detections of an image after suppression, by descending score, from `bound` on.
-
-        What lies below drops nothing that lies above.
-        """
-        objects = self.examples.photos[index].objects
-        labels, rows, counts = _reaching(scores, bound)
-        highest = scores.numpy()[rows, labels]
-        order = np.lexsort((-highest, labels))  # class by class, equal scores as they are
-        order = order[_places(counts) < KEPT_OF_IMAGE]
-        labels, rows, highest = labels[order], rows[order], highest[order]
-        boxes = proposals.decode(
-            self.examples.boxes[index][rows],
-            changes[rows, labels].numpy(),
-            *(objects.width, objects.height),
-            plus_one=self.plus_one,
-        )
-        # Both ends are inside: a box ends one pixel further on. Doubles hold 0.3 as it is meant.
-        ends = torch.from_numpy(boxes + np.array([0, 0, 1, 1]))
-        kept = _not_suppressed(ends, torch.from_numpy(highest).double(), labels)
-        kept = kept[np.lexsort((kept, -highest[kept]))]
-        number = np.full(len(kept), index - self.examples.photos_trained, np.int32)
-        return Detections(number, labels[kept], highest[kept], boxes[kept])
-
-    def _scores(self, found: Detections) -> dict[str, float]:
-        its = self._ranked(found)
-        each, objects = average_precision_of(its), its.positives.sum(0)
-        maps = bootstrap(lambda counts: mean_of(resampled_precision(its, counts)), len(self.judged))
-        scores = {
-            "map": mean_of(each),
-            "map_of_three": mean_of(each[objects >= FEW]),
-            "map_error": maps.std(ddof=1),
-            "map_area": mean_of(average_precision_of(its, points=None)),
-            "coco_ap": coco_average_precision(found, self.truth, BACKGROUND),
-            "ceiling": self.ceiling,
-        }
-        aps = {f"ap_{name}": ap for name, ap in zip(voc.CLASSES, each, strict=True)}
-        # A class that nothing shows has none.
-        return {name: float(value) for name, value in (scores | aps).items() if value == value}
-
-    def _ranked(self, found: Detections) -> Ranked:
-        its = ranked(found, self.truth, BACKGROUND)
-        # Also of images at the end in which there is nothing.
-        missing = len(self.judged) - len(its.positives)
-        return replace(its, positives=np.pad(its.positives, ((0, missing), (0, 0))))
-
-    def _ceiling(self) -> float:
-        """The mAP of proposals as they are, if every object had its best one, and no other."""
-        best = []
-        for number, photo in enumerate(self.judged, self.examples.photos_trained):
-            of, its = photo.objects.boxes, self.examples.boxes[number]
-            pairs = np.repeat(of, len(its), 0), np.tile(its, (len(of), 1))
-            best.append(its[box_iou(*pairs).reshape(len(of), len(its)).argmax(1)])
-        boxes, truth = np.concatenate(best), self.truth
-        found = Detections(truth.images, truth.labels, np.ones(len(boxes)), boxes)
-        found = _chosen(found, box_iou(boxes, truth.boxes) >= FOREGROUND_IOU)
-        return float(mean_of(average_precision(found, truth, BACKGROUND)))
-
     # -- what a finished run leaves --------------------------------------------------------------
 
     def outputs(self, model: nn.Module) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
         """The ranked detections, for the spread over images; and all detections as files."""
         found = self._last(model)
-        its, memory = self._ranked(found), io.BytesIO()
-        kind = np.min_scalar_type(len(its.positives))
-        np.savez_compressed(
-            memory,
-            labels=its.labels.astype(np.uint8),
-            images=its.images.astype(kind),
-            true=np.packbits(its.true),
-            positives=its.positives.astype(np.uint8),
-        )
+        ranked = detections.packed(detections.ranked_of(found, self.truth, len(self.judged)))
         names = [photo.objects.name for photo in self.judged]
-        small = {"ranked.npz": memory.getvalue()}
+        small = {"ranked.npz": ranked}
         large = {**devkit_files(found, names, "test"), "coco.json": coco_results(found, names)}
         large = {f"detections/{name}": content for name, content in large.items()}
-        return (small, large) if len(small["ranked.npz"]) <= RECORDED else ({}, large | small)
+        return (small, large) if len(ranked) <= RECORDED else ({}, large | small)
 
     def pictures(self, model: nn.Module) -> Mapping[str, Image.Image]:
         """A few of the images to judge by, evenly spread: the objects, and what is found."""
@@ -406,8 +332,8 @@ class Detection(OnVoc):
             photo = self.judged[number]
             its = (found.images == number) & (found.scores >= SHOWN_SCORE)
             truth = Shown(photo.objects.boxes, photo.objects.labels)
-            detections = Shown(found.boxes[its], found.labels[its], found.scores[its])
-            panels = {"truth": truth, f"found, scores from {SHOWN_SCORE:g}": detections}
+            shown = Shown(found.boxes[its], found.labels[its], found.scores[its])
+            panels = {"truth": truth, f"found, scores from {SHOWN_SCORE:g}": shown}
             drawn[photo.objects.name] = detected(voc.read_image(photo.image), panels)
         return drawn
 
@@ -417,57 +343,6 @@ class Detection(OnVoc):
             with self._alone():
                 self._found = self.detections(model)
         return self._found
-
-
-class _Thresholds:
-    """The `count` highest scores of each class, of any number of images, in bounded memory.
-
-    `bound` (classes,): what the `count`-th highest is at least.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count, self.bound = count, np.full(BACKGROUND, -np.inf)
-        self.parts = [torch.zeros(0, BACKGROUND)]
-
-    def add(self, scores: Tensor) -> None:
-        """Take up scores (N, classes)."""
-        labels, rows, counts = _reaching(scores, self.bound)
-        reaching = torch.full((int(counts.max()), BACKGROUND), -torch.inf)
-        reaching[_places(counts), labels] = scores[rows, labels]
-        self.parts.append(reaching)
-        if sum(map(len, self.parts)) > 2 * self.count:
-            self.best()
-
-    def best(self) -> Tensor:
-        """The scores that are needed."""
-        its = torch.cat(self.parts).topk(min(self.count, sum(map(len, self.parts))), dim=0).values
-        self.parts = [its]
-        if len(its) == self.count:
-            self.bound = its[-1].numpy()
-        return its
-
-
-def _reaching(scores: Tensor, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where scores (N, classes) reach the bound of their class (classes,), class by class.
-
-    The labels and the rows of those that do, and how many there are of each class.
-    """
-    labels, rows = np.nonzero(scores.T.numpy() >= bound[:, None])
-    return labels, rows, np.bincount(labels, minlength=len(bound))
-
-
-def _places(counts: np.ndarray) -> np.ndarray:
-    """From 0 on in each of some groups of so many."""
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-
-
-def _not_suppressed(boxes: Tensor, scores: Tensor, labels: np.ndarray) -> np.ndarray:
-    """Indices of the boxes (N, 4), class by class, that none of a higher score overlaps."""
-    from torchvision.ops import nms  # slow, and checking settings does not need it
-
-    ends = np.searchsorted(labels, np.arange(BACKGROUND + 1)).tolist()
-    classes = [slice(first, end) for first, end in itertools.pairwise(ends)]
-    return np.concatenate([its.start + nms(boxes[its], scores[its], OVERLAP) for its in classes])
 
 
 class VocDetection(Detection):
@@ -607,29 +482,6 @@ def _no_regions() -> Example:
 def _oracle(objects: voc.Annotation) -> np.ndarray:
     seed = int.from_bytes(hashlib.sha256(objects.name.encode()).digest()[:8])
     return proposals.jittered(objects, ORACLES, np.random.default_rng(seed))
-
-
-def _ground_truth(each: Sequence[voc.Annotation]) -> GroundTruth:
-    counts = [len(objects.boxes) for objects in each]
-    return GroundTruth(
-        np.repeat(np.arange(len(each), dtype=np.int32), counts),
-        np.concatenate([objects.labels for objects in each]),
-        np.concatenate([objects.boxes for objects in each]),
-        np.concatenate([objects.difficult for objects in each]),
-    )
-
-
-def _chosen(found: Detections, its: np.ndarray) -> Detections:
-    return Detections(found.images[its], found.labels[its], found.scores[its], found.boxes[its])
-
-
-def _joined(parts: Sequence[Detections]) -> Detections:
-    return Detections(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("images", "labels", "scores", "boxes")
-        )
-    )
 
 
 def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:

@@ -30,8 +30,8 @@ from bpgrad.tasks.detection import (
     Detection,
     ReducedVocDetection,
     VocDetection,
-    _Thresholds,
 )
+from bpgrad.tasks.detections import Thresholds, metrics, of_image
 from bpgrad.tasks.pictures import Shown, detected
 from bpgrad.tasks.task import Batch, Context
 from bpgrad.training.config import load, task_options
@@ -430,60 +430,64 @@ def test_thresholds_are_those_of_all_scores() -> None:
     generator = torch.Generator().manual_seed(0)
     parts = [torch.rand(n, BACKGROUND, generator=generator) for n in (7, 30, 2, 55, 40)]
     for count in (1, 9, 30):
-        found = _Thresholds(count)
+        found = Thresholds(count)
         for part in parts:
             found.add(part)
             assert sum(map(len, found.parts)) <= 2 * count + len(part)
         found.best()
         every = torch.cat(parts).sort(dim=0, descending=True).values
         assert np.array_equal(found.bound, every[count - 1].numpy())
-    assert len(_Thresholds(9).best()) == 0  # of a process without an image
-    few = _Thresholds(500)
+    assert len(Thresholds(9).best()) == 0  # of a process without an image
+    few = Thresholds(500)
     few.add(parts[0])
     few.best()
     assert (few.bound == -np.inf).all()
 
 
-def test_suppression_and_the_most_of_an_image(tmp_path: Path) -> None:
+def found_in(
+    scores: Tensor, changes: Tensor, boxes: np.ndarray, bound: np.ndarray = NO_BOUND
+) -> Detections:
+    return of_image(0, scores, changes, boxes, (110, 90), bound, plus_one=False)
+
+
+def test_suppression_and_the_most_of_an_image() -> None:
     """Per class; of two that overlap by exactly 0.3 both stay, by more only the first."""
-    task = tiny(tmp_path)
     # 13 and 13 of 20 wide: 6 / 20 = 0.3 shared; then one pixel more.
     rows = [(1, 1, 13, 10), (8, 1, 20, 10), (40, 1, 52, 10), (46, 1, 58, 10)]
-    task.examples.boxes[TRAIN] = np.array(rows, float)
+    boxes = np.array(rows, float)
     scores = torch.zeros(4, BACKGROUND)
     scores[:, 3] = torch.tensor([0.9, 0.8, 0.7, 0.6])
     scores[:, 4] = torch.tensor([0.5, 0.1, 0.4, 0.1])
     changes = torch.zeros(110, BACKGROUND, 4, dtype=torch.float64)
-    found = task._candidates(TRAIN, scores, changes, NO_BOUND)
+    found = found_in(scores, changes, boxes)
     its = found.labels == 3
     assert found.boxes[its].tolist() == [list(row) for row in rows[:3]]
     assert found.scores[its].tolist() == pytest.approx([0.9, 0.8, 0.7])
     assert (found.images == 0).all()
     apart = np.array([(1 + k % 50, 1 + k // 50, 1 + k % 50, 1 + k // 50) for k in range(110)])
-    task.examples.boxes[TRAIN] = apart.astype(float)
+    boxes = apart.astype(float)
     scores = torch.linspace(1, 0, 110)[:, None].expand(-1, BACKGROUND).contiguous()
-    found = task._candidates(TRAIN, scores, changes, NO_BOUND)
+    found = found_in(scores, changes, boxes)
     assert (found.labels == 0).sum() == 100
 
 
-def test_what_is_below_the_bound_changes_nothing_above(tmp_path: Path) -> None:
+def test_what_is_below_the_bound_changes_nothing_above() -> None:
     """Scores of a tenth tie; the bound is that of a class, and may leave none of it."""
-    task = tiny(tmp_path)
     generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
     corners = rng.integers(1, 60, (300, 2))
-    task.examples.boxes[TRAIN] = np.concatenate([corners, corners + 20], 1).astype(float)
+    boxes = np.concatenate([corners, corners + 20], 1).astype(float)
     scores = (100 * torch.rand(300, BACKGROUND, generator=generator)).round() / 100
     changes = 0.1 * torch.randn(300, BACKGROUND, 4, generator=generator, dtype=torch.float64)
-    every = task._candidates(TRAIN, scores, changes, NO_BOUND)
+    every = found_in(scores, changes, boxes)
     assert (np.diff(every.scores) <= 0).all()
     for bound in (np.linspace(0.2, 1.1, BACKGROUND), np.full(BACKGROUND, 2.0)):
-        found = task._candidates(TRAIN, scores, changes, bound)
+        found = found_in(scores, changes, boxes, bound)
         its = every.scores >= bound[every.labels]
         for name in ("images", "labels", "scores", "boxes"):
             assert np.array_equal(getattr(found, name), getattr(every, name)[its])
     by_class = [every.boxes[every.labels == label] for label in range(BACKGROUND)]
-    for boxes in by_class:
-        ends = torch.from_numpy(boxes + np.array([0, 0, 1, 1]))
+    for its in by_class:
+        ends = torch.from_numpy(its + np.array([0, 0, 1, 1]))
         assert (box_iou(ends, ends).fill_diagonal_(0) <= 0.3).all()
 
 
@@ -556,7 +560,7 @@ def test_a_model_that_finds_nothing_has_collapsed(tmp_path: Path) -> None:
 def test_a_perfect_model_is_scored_so(tmp_path: Path) -> None:
     task = tiny(tmp_path, plus_one=True, short=256, long=400)
     task._found = task.detections(knowing(task))
-    scores = task._scores(task._found)
+    scores = metrics(task._found, task.truth, TEST)
     assert scores["map"] == scores["map_area"] == 100
     assert scores["coco_ap"] > 60  # one of several boxes at IoU 0.5 to 0.95 has the highest score
     assert scores["map_error"] == 0
