@@ -44,6 +44,7 @@ from bpgrad.training.trainer import train
 
 LIMIT_S = 30
 FLAGS = {"ndim": [2, 4], "use_muon": True}, {"rest": True, "use_muon": False}
+MATRICES = {"ndim": [2], "use_muon": True}, {"rest": True, "use_muon": False}
 FLAT = (
     {"ndim": [2, 4], "flatten": True},
     {"rest": True, "optimizer": "torch.optim.AdamW", "lr": 1e-3},
@@ -60,6 +61,7 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"parameters": "named"},
     {"parameters": "model", "lr": 0.01},
     {"groups": list(FLAGS)},
+    {"groups": list(MATRICES)},
     {"groups": list(FLAT)},
 )
 
