@@ -55,6 +55,11 @@ class Run:
         return "not run"
 
     @property
+    def scale(self) -> str:
+        """The size of the experiment that it is of, as configs/scale has them."""
+        return str(self.config.get("scale", {}).get("name", "paper"))
+
+    @property
     def collapsed(self) -> bool:
         """Whether it ended within a point of calling everything background."""
         return bool(len(self.rows) and self.rows.iloc[-1].get("val_collapsed", 0) > 0)

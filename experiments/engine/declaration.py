@@ -13,7 +13,10 @@ from bpgrad.training.signatures import check_arguments, unknown
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # of libyaml: ten times as fast
 REDUCED = "-reduced"  # ends the name of an experiment at the reduced scale
-SHOWS = ("epochs", "objective", "step_size", "grad_norm", "certificate", "variants", "sweep")
+SHOWS = (
+    *("epochs", "table", "objective", "step_size", "grad_norm", "certificate", "variants"),
+    "sweep",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Experiment:
     overrides for all runs; those of a solver come after them. `shows` is what the figure is of:
 
     epochs          training objective and validation metric over epochs
+    table           no figure: another experiment shows the curves of its runs
     objective, step_size, grad_norm
                     a value that is recorded an iteration, over the first epochs
     certificate     ‖g‖/L over epochs

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bpgrad.reporting.display.grid import summarise, text_of
-from bpgrad.reporting.display.style import phase_title, task_title
+from bpgrad.reporting.display.style import heading_of, phase_title, task_title
 from bpgrad.reporting.inference.statistics import MIN_SEEDS
-from bpgrad.reporting.page.document import SIGNS, JudgedClaim
+from bpgrad.reporting.page.document import SIGNS, JudgedClaim, how_far
 from bpgrad.reporting.runs import Comparison, Run
 
 NOTE = """\
@@ -40,12 +40,14 @@ def about(
     command: str,
     paper: str = "",
     printed: bool = False,
+    reduced: bool = False,
 ) -> str:
     """What the paper claims in an experiment, what came out, and how to run it again.
 
-    `paper` is what it reproduces, and `printed` whether the paper prints numbers of it.
+    `paper` is what it reproduces, and `printed` whether the paper prints numbers of it; of one
+    that is `reduced` the claims have the verdicts at that scale.
     """
-    paragraphs = ["\n".join(_line(claim) for claim in claims)] if claims else []
+    paragraphs = ["\n".join(_line(claim, reduced) for claim in claims)] if claims else []
     sentences = [words for comparison in comparisons if (words := _came_out(comparison))]
     if paper and comparisons:
         sentences.append(
@@ -59,11 +61,13 @@ def about(
     return "\n\n".join([*paragraphs, "\n".join(sentences)])
 
 
-def _line(claim: JudgedClaim) -> str:
-    verdict = claim.shown
-    held = f", {claim.held}" if claim.held else ""
+def _line(claim: JudgedClaim, reduced: bool) -> str:
+    verdict, where = claim.shown, ""
+    if reduced and claim.reduced is not None:
+        verdict, where = claim.reduced, " at the reduced scale"
+    held = f", {words}" if (words := how_far(verdict)) else ""
     sign = SIGNS[verdict.outcome]
-    return f"- {claim.sentence} `{claim.id}` {sign} **{verdict.outcome}**{held}."
+    return f"- {claim.sentence} `{claim.id}` {sign} **{verdict.outcome}**{where}{held}."
 
 
 def _each_once(comparisons: Iterable[Comparison]) -> list[Run]:
@@ -72,10 +76,10 @@ def _each_once(comparisons: Iterable[Comparison]) -> list[Run]:
 
 
 def _by_length(runs: Sequence[Run]) -> dict[tuple[str, int], list[Run]]:
-    """The runs by task and epochs, which is what may have several seeds; in increasing order."""
+    """The runs by title and epochs, which is what may have several seeds; in increasing order."""
     found: dict[tuple[str, int], list[Run]] = {}
     for run in sorted(runs, key=lambda run: int(run.config["epochs"])):
-        found.setdefault((_task(run), int(run.config["epochs"])), []).append(run)
+        found.setdefault((_title(run), int(run.config["epochs"])), []).append(run)
     return found
 
 
@@ -83,35 +87,33 @@ def _what_was_run(runs: Sequence[Run], planned: int, studies: int) -> str:
     words = [
         f"This report rests on {_count(len(runs), 'finished training run')} of {planned} planned"
     ]
-    for task in dict.fromkeys(_task(run) for run in runs):
+    for title in dict.fromkeys(_title(run) for run in runs):
         of_task = [
             f"{_count(len(found), 'run')} of {epochs} epochs with "
             f"{_count(len({run.seed for run in found}), 'seed')}"
-            for (its_task, epochs), found in _by_length(runs).items()
-            if its_task == task
+            for (its, epochs), found in _by_length(runs).items()
+            if its == title
         ]
-        words.append(f"{task_title(task)}: {_and(of_task)}")
+        words.append(f"{title}: {_and(of_task)}")
     text = words[0] + (f" ({'; '.join(words[1:])})" if runs else "")
     text += f" and on {_count(studies, 'study')} beside them." if studies else "."
-    scales = {run.config.get("scale", {}).get("name", "paper") for run in runs}
+    full = [run for run in runs if run.scale == "paper"]
     if runs:
-        text += (
-            " All have the paper's models and data" + _shorter(runs)
-            if scales == {"paper"}
-            else f" Their sizes are {_and(sorted(scales))}; only paper is the paper's"
-        )
+        marked = len(runs) - len(full)
+        which = "All" if not marked else "All but the reduced ones" if full else "None of them"
+        text += f" {which} have the paper's models and data" + _shorter(full)
         text += ", and the runs of one table and seed share initial weights and batch order."
     return text
 
 
 def _shorter(runs: Sequence[Run]) -> str:
     """Which runs are not as long as the paper's, by task and epochs; empty if all are."""
-    full = {task: max(epochs for its, epochs in _by_length(runs) if its == task)
-            for task, _ in _by_length(runs)}  # fmt: skip
+    full = {title: max(epochs for its, epochs in _by_length(runs) if its == title)
+            for title, _ in _by_length(runs)}  # fmt: skip
     shorter = [
-        f"{_count(len(found), 'run')} of {epochs} instead of {full[task]} on {task_title(task)}"
-        for (task, epochs), found in _by_length(runs).items()
-        if epochs < full[task]
+        f"{_count(len(found), 'run')} of {epochs} instead of {full[title]} on {title}"
+        for (title, epochs), found in _by_length(runs).items()
+        if epochs < full[title]
     ]
     return f", but not all its epochs: {_and(shorter)}" if shorter else ""
 
@@ -155,11 +157,11 @@ def _came_out(comparison: Comparison) -> str:
         )
     seeds = summary["seeds"]
     n = f"n = {seeds.min()}" + (f" to {seeds.max()}" if seeds.max() > seeds.min() else "")
-    return f"At the end, on {task_title(comparison.task)}, {_and(ends)}; {n}."
+    return f"At the end, on {heading_of(comparison)}, {_and(ends)}; {n}."
 
 
-def _task(run: Run) -> str:
-    return str(run.directory.parent.parent.name)
+def _title(run: Run) -> str:
+    return task_title(run.directory.parent.parent.name, run.scale)
 
 
 def _count(number: int, noun: str) -> str:
@@ -181,7 +183,7 @@ def seen(comparison: Comparison, solver: str) -> str:
     runs = [run for run in comparison.runs if run.finished]
     epochs = max(len(run.rows) for run in runs)
     sentences = [
-        f"on {task_title(comparison.task)}, {len(summary)} solvers began with the same weights and "
+        f"on {heading_of(comparison)}, {len(summary)} solvers began with the same weights and "
         f"saw the same batches for {epochs} epochs."
     ]
     first, second = list(comparison.metrics)[:2]

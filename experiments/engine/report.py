@@ -274,6 +274,7 @@ def _section(suite: Suite, found: Found, judged: Sequence[JudgedClaim]) -> docum
         f"make {declared.name}",
         declared.paper or "",
         bool(values := printed(suite.paper_values, declared.name)),
+        isinstance(declared, Experiment) and declared.scale == "reduced",
     )
     if isinstance(declared, Experiment):
         answers = (endings.answer(declared.shows, each) for each in found.comparisons)

@@ -202,8 +202,8 @@ def gather(plan: Plan) -> list[Comparison]:
     return comparisons
 
 
-def write(plan: Plan, comparisons: Sequence[Comparison], paper_values: Path) -> tuple[Path, Path]:
-    """Write table and figure beside the runs' folder; their paths, without the suffixes.
+def write(plan: Plan, comparisons: Sequence[Comparison], paper_values: Path) -> list[str]:
+    """Write table and figure beside the runs' folder; a line for each with its paths.
 
     `paper_values` is the file of the values that the paper prints.
     """
@@ -216,10 +216,13 @@ def write(plan: Plan, comparisons: Sequence[Comparison], paper_values: Path) -> 
     write_text(table.with_suffix(".csv"), tables.as_csv(comparisons, paper))
     write_text(table.with_suffix(".md"), tables.as_markdown(title, comparisons, paper))
     write_text(table.with_suffix(".tex"), latex.as_latex(plan.name, title, comparisons, paper))
-    drawing = _draw(plan, comparisons)
-    for suffix in (".svg", ".png"):
-        curves.save(drawing, figure.with_suffix(suffix))
-    return table, figure
+    lines = [f"table   {table}.md, .csv, .tex"]
+    if plan.shows != "table":
+        drawing = _draw(plan, comparisons)
+        for suffix in (".svg", ".png"):
+            curves.save(drawing, figure.with_suffix(suffix))
+        lines.append(f"figure  {figure}.svg, .png")
+    return lines
 
 
 def _draw(plan: Plan, comparisons: Sequence[Comparison]) -> Figure:
@@ -251,9 +254,9 @@ def report(plan: Plan, paper_values: Path, picture: Path | None = None) -> None:
     comparisons = gather(plan)
     if not any(run.finished for comparison in comparisons for run in comparison.runs):
         raise BPGradError(f"{plan.name}: no run has finished, so there is nothing to show")
-    table, figure = write(plan, comparisons, paper_values)
+    written = write(plan, comparisons, paper_values)
     tables.show(plan.title, comparisons, Console(), printed(paper_values, plan.name))
-    print(f"\ntable   {table}.md, .csv, .tex\nfigure  {figure}.svg, .png", flush=True)
+    print("", *written, sep="\n", flush=True)
     if picture is not None:
         _save_picture(plan, comparisons, picture)
     if not plan.in_report:

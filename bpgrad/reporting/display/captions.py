@@ -19,6 +19,8 @@ def caption(shows: str, comparisons: Sequence[Comparison]) -> str:
     seeds = sorted({run.seed for one in comparisons for run in one.runs if run.finished})
     if shows in ("variants", "sweep"):
         return f"{DEFINED[shows]} {_count(seeds)}"
+    if shows == "table":
+        return _count(seeds)
     if shows == "epochs":
         band = "Line: the mean; band: from the smallest to the largest of the seeds. "
         return f"{band if len(seeds) > 1 else ''}{_count(seeds)}"

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from bpgrad.errors import RecordError
 from bpgrad.reporting.display import curves
-from bpgrad.reporting.display.style import LineStyle, styles_of, task_title
+from bpgrad.reporting.display.style import LineStyle, heading_of, styles_of
 from bpgrad.reporting.runs import Comparison, Run
 
 
@@ -52,7 +52,7 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
         curves.entitle(figure, title)
         panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True)[0]
         for panel, comparison in zip(panels, comparisons, strict=True):
-            panel.set_title(task_title(comparison.task), loc="left")
+            panel.set_title(heading_of(comparison), loc="left")
             panel.set_xlabel("epoch")
             panel.set_yscale("log")
             panel.axhline(1.0, color="#444444", linewidth=1.0)

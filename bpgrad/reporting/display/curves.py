@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bpgrad.records.files import write_atomically
-from bpgrad.reporting.display.style import LineStyle, phase_title, styles_of, task_title
+from bpgrad.reporting.display.style import LineStyle, heading_of, phase_title, styles_of
 from bpgrad.reporting.runs import Comparison
 
 WIDTH, ROW_HEIGHT = 10.0, 3.5  # inches
@@ -62,7 +62,7 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
         panels = figure.subplots(len(comparisons), 2, squeeze=False)
         for (left, right), comparison in zip(panels, comparisons, strict=True):
             (_, objective), (name, shown) = list(comparison.metrics.items())[:2]
-            task, unit = task_title(comparison.task), f" ({shown.unit})" if shown.unit else ""
+            task, unit = heading_of(comparison), f" ({shown.unit})" if shown.unit else ""
             left.set_title(f"{task}: training {objective.title}", loc="left")
             held_out = phase_title(comparison.task, f"val_{name}")
             right.set_title(f"{task}: {held_out} {shown.title}{unit}", loc="left")
@@ -94,7 +94,7 @@ def draw_small(comparisons: Sequence[Comparison], highlighted: str) -> Figure:
             name, shown = list(comparison.metrics.items())[1]
             held_out = phase_title(comparison.task, f"val_{name}")
             unit = f" ({shown.unit})" if shown.unit else ""
-            panel.set_title(f"{task_title(comparison.task)}: {held_out} {shown.title}{unit}")
+            panel.set_title(f"{heading_of(comparison)}: {held_out} {shown.title}{unit}")
             _panel(panel, comparison, f"val_{name}", styles, log=not shown.higher_is_better)
             panel.set_xlabel("epoch")
         _legend(figure, solvers, columns=3)
@@ -123,7 +123,7 @@ def draw_steps(title: str, comparisons: Sequence[Comparison], column: str) -> Fi
         entitle(figure, title)
         panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True)[0]
         for panel, comparison in zip(panels, comparisons, strict=True):
-            panel.set_title(task_title(comparison.task), loc="left")
+            panel.set_title(heading_of(comparison), loc="left")
             panel.set_xlabel("iteration")
             panel.set_yscale("log", nonpositive="clip")
             for solver in comparison.solvers:

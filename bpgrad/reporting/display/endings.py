@@ -9,7 +9,7 @@ import numpy as np
 
 from bpgrad.metrics import Metric
 from bpgrad.reporting.display.grid import text_of
-from bpgrad.reporting.display.style import phase_title, swept_solver, task_title
+from bpgrad.reporting.display.style import heading_of, phase_title, swept_solver
 from bpgrad.reporting.inference.statistics import MIN_SEEDS, holm, paired_test
 from bpgrad.reporting.runs import Comparison, Run
 
@@ -32,7 +32,7 @@ def _certificate(comparison: Comparison) -> Iterator[str]:
     from bpgrad.reporting.display.certificate import exceeded  # with it matplotlib
 
     yield (
-        f"On {task_title(comparison.task)}, the share of steps at which the gradient is steeper "
+        f"On {heading_of(comparison)}, the share of steps at which the gradient is steeper "
         "than L, so that nothing is proved of them:"
     )
     yield ""
@@ -51,7 +51,7 @@ def _variants(comparison: Comparison) -> Iterator[str]:
     first, *_ = shown = [s for s in comparison.solvers if comparison.finished(s)]
     columns = shown_columns(comparison)
     noise = {column: _scatter(comparison, column) for column, _ in columns}
-    yield f"On {task_title(comparison.task)}, what each difference changes at the last epoch:"
+    yield f"On {heading_of(comparison)}, what each difference changes at the last epoch:"
     yield ""
     yield (
         "| variant | beside | "
@@ -112,7 +112,7 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
         return
     budget = max(len(labels) for labels in complete.values())
     yield (
-        f"On {task_title(comparison.task)}, with {budget} settings a solver: what the one in the "
+        f"On {heading_of(comparison)}, with {budget} settings a solver: what the one in the "
         "middle reaches, which is that of the other experiments, and what the one does that "
         "reaches the lowest training objective (chosen by that, not by the test set)."
     )

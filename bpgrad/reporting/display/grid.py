@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bpgrad.reporting.display.style import phase_title
+from bpgrad.reporting.display.style import heading_of, phase_title
 from bpgrad.reporting.inference.statistics import best_in_column, by_seed
 from bpgrad.reporting.runs import Comparison, Run
 
@@ -52,7 +52,7 @@ class Row:
 class Grid:
     """The table of a task: a row for each solver that has finished a run."""
 
-    task: str
+    title: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
 
@@ -151,7 +151,7 @@ def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
             each = tuple(f"{of(run):.0f}{' in company' * run.in_company}" for run in runs)
             cells.append(Cell(f"{summary[name]:.0f}{company}", float(summary[name]), each))
         rows.append(Row(solver, runs, tuple(cells)))
-    return Grid(comparison.task, (*titles, "fastest run (s)", "images/s"), tuple(rows))
+    return Grid(heading_of(comparison), (*titles, "fastest run (s)", "images/s"), tuple(rows))
 
 
 def text_of(value: float, metric: Metric) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from bpgrad.reporting.display.grid import Cell, Printed, grid
-from bpgrad.reporting.display.style import task_title
+from bpgrad.reporting.display.style import heading_of
 from bpgrad.reporting.display.tables import notes, with_paper
 from bpgrad.reporting.runs import Comparison
 
@@ -58,7 +58,7 @@ def as_latex(
             [escape(row.solver), str(len(row.runs)), *(_number(cell) for cell in row.cells)]
             for row in found.rows
         ]
-        lines += ["", rf"  \medskip\emph{{{escape(task_title(comparison.task))}}}\par\smallskip"]
+        lines += ["", rf"  \medskip\emph{{{escape(heading_of(comparison))}}}\par\smallskip"]
         if rows:
             lines += [f"  {line}" for line in _tabular(header, rows)]
         lines += [rf"  {{\footnotesize {escape(note)}\par}}" for note in notes(comparison, found)]

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from bpgrad.reporting.display import curves
 from bpgrad.reporting.display.endings import labels_by_setting, last, shown_columns, title_of
-from bpgrad.reporting.display.style import styles_of, task_title
+from bpgrad.reporting.display.style import heading_of, styles_of
 from bpgrad.reporting.runs import Comparison
 
 
@@ -30,7 +30,7 @@ def draw_variants(title: str, comparisons: Sequence[Comparison]) -> Figure:
         for panels, comparison, solvers in zip(rows, comparisons, shown, strict=True):
             for panel, (column, metric) in zip(panels, shown_columns(comparison), strict=True):
                 words = title_of(comparison.task, column, metric)
-                panel.set_title(f"{task_title(comparison.task)}: {words}", loc="left")
+                panel.set_title(f"{heading_of(comparison)}: {words}", loc="left")
                 panel.xaxis.set_major_locator(MaxNLocator(5))
                 styles = styles_of("variants", solvers)
                 for k, solver in enumerate(solvers):
@@ -62,7 +62,7 @@ def draw_sweep(title: str, comparisons: Sequence[Comparison]) -> Figure:
         for panels, comparison in zip(rows, comparisons, strict=True):
             for panel, (column, metric) in zip(panels, shown_columns(comparison), strict=True):
                 words = title_of(comparison.task, column, metric)
-                panel.set_title(f"{task_title(comparison.task)}: {words}", loc="left")
+                panel.set_title(f"{heading_of(comparison)}: {words}", loc="left")
                 _sweep(panel, comparison, column)
                 if metric.unit == "":
                     panel.set_yscale("log")

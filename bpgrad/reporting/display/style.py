@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from bpgrad.reporting.runs import Comparison
+
 TASK_TITLES = {
     "digits": "Digits",
     "mnist": "MNIST",
@@ -107,9 +109,16 @@ def _swept(label: str) -> bool:
     return re.fullmatch(r"(.+, )?\w+ = [\d.e+-]+", label) is not None
 
 
-def task_title(task: str) -> str:
-    """A task's name as it is printed."""
-    return TASK_TITLES.get(task, task)
+def task_title(task: str, scale: str = "paper") -> str:
+    """A task's name as it is printed; what is not of the paper's size is marked."""
+    title = TASK_TITLES.get(task, task)
+    return title if scale == "paper" or title.endswith(")") else f"{title} ({scale})"
+
+
+def heading_of(comparison: Comparison) -> str:
+    """The task of a comparison as it is printed, and its scale if some run is not the paper's."""
+    scales = sorted({run.scale for run in comparison.runs if run.config} - {"paper"})
+    return task_title(comparison.task, *scales[:1])
 
 
 def phase_title(task: str, column: str) -> str:

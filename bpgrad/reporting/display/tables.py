@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bpgrad.reporting.display.grid import Cell, Grid, Printed, grid, summarise
-from bpgrad.reporting.display.style import task_title
+from bpgrad.reporting.display.style import heading_of
 from bpgrad.reporting.runs import Comparison, Run
 
 # The proposals of a detection, by their name in the records.
@@ -53,7 +53,7 @@ def as_markdown(
     lines = [f"# {as_text(title)}"]
     for comparison in comparisons:
         table = grid(comparison, printed)
-        lines += ["", f"## {task_title(comparison.task)}", ""]
+        lines += ["", f"## {heading_of(comparison)}", ""]
         if table.rows:
             rows = [
                 [as_text(row.solver), str(len(row.runs)), *(_marked(cell) for cell in row.cells)]
@@ -83,7 +83,7 @@ def show(
     for comparison in comparisons:
         found = grid(comparison, printed)
         table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-        table.title, table.title_justify = f"\n{task_title(comparison.task)}", "left"
+        table.title, table.title_justify = f"\n{heading_of(comparison)}", "left"
         for k, name in enumerate(("solver", "seeds", *found.columns)):
             words = name.replace(" ", "\n")  # broken up, the table fits into 80 columns
             table.add_column(words, justify="right" if k else "left", no_wrap=k > 0)

@@ -68,8 +68,15 @@ class JudgedClaim:
 
     @property
     def held(self) -> str:
-        """How far the claim holds and on how much that rests, in a few words; "" if not run."""
-        return how_far(self.shown)
+        """How far the claim holds and on how much that rests, in a few words; "" if not run.
+
+        Of one that only the reduced scale has runs of, how it does there.
+        """
+        reduced = self.reduced
+        if self.shown.outcome != Outcome.NOT_RUN or reduced is None:
+            return how_far(self.shown)
+        words = how_far(reduced)
+        return f"reduced: {reduced.outcome}, {words}" if words else ""
 
     @property
     def color(self) -> str:
@@ -96,11 +103,11 @@ def how_far(verdict: Verdict) -> str:
 class Section:
     """An experiment or study. Texts are Markdown, their links relative to the results folder.
 
-    An experiment has `comparisons`, and a figure figures/<name> and tables tables/<name>; a study
-    has a `body` that shows its own. `shows` is what the figure is of, `prose` stands before either
-    and `caption` below the figure. `paper` is what it reproduces, "" if the paper has no such
-    thing. Of a study `records` is a file, and `computed` says where and by what it was computed,
-    the entries of its meta.json.
+    An experiment has `comparisons`, tables tables/<name> and, if `drawn`, a figure figures/<name>;
+    a study has a `body` that shows its own. `shows` is what the figure is of, `prose` stands before
+    either and `caption` below the figure. `paper` is what it reproduces, "" if the paper has no
+    such thing. Of a study `records` is a file, and `computed` says where and by what it was
+    computed, the entries of its meta.json.
     """
 
     name: str
@@ -114,6 +121,11 @@ class Section:
     paper: str = ""
     shows: str = "epochs"
     caption: str = ""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it has a figure."""
+        return bool(self.comparisons) and self.shows != "table"
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from markdown_it.token import Token
 
 from bpgrad.errors import RecordError
 from bpgrad.reporting.display.grid import Cell, Grid, Row, grid
-from bpgrad.reporting.display.style import styles_of, task_title
+from bpgrad.reporting.display.style import heading_of, styles_of
 from bpgrad.reporting.display.symbols import with_subscripts
 from bpgrad.reporting.display.tables import notes
 from bpgrad.reporting.inference.verdicts import Outcome, Verdict
@@ -184,9 +184,12 @@ class _Page:
         if widget := self._widgets.get(section.name):
             yield widget
         if section.comparisons:
-            picture = self._picture(f"figures/{section.name}.png", section.title)
-            words = f"{escape(section.caption)} {_links(section.name)}"
-            yield f"<figure>{picture}<figcaption>{words}</figcaption></figure>"
+            words = f"{escape(section.caption)} {_links(section)}"
+            if section.drawn:
+                picture = self._picture(f"figures/{section.name}.png", section.title)
+                yield f"<figure>{picture}<figcaption>{words}</figcaption></figure>"
+            else:
+                yield f'<p class="caption">{words}</p>'
             styles = styles_of(section.shows, section.labels)
             one_color = len({style.color for style in styles.values()}) == 1 < len(styles)
             for comparison in section.comparisons:
@@ -201,7 +204,7 @@ class _Page:
     ) -> Iterator[str]:
         """The table of a task; a long one is folded."""
         table = grid(comparison, section.printed)
-        task = task_title(comparison.task)
+        task = heading_of(comparison)
         folded = len(table.rows) > LONGEST
         if folded:
             yield f"<details><summary>{task}: all {len(table.rows)} rows</summary>"
@@ -228,7 +231,7 @@ class _Page:
         if not found:
             return
         self._seen.update(found.values())
-        task = task_title(comparison.task)
+        task = heading_of(comparison)
         yield f"<details><summary>{task}: pictures, by solver</summary>"
         for who, drawn in found.items():
             yield f"<h4>{escape(who)}</h4>"
@@ -242,7 +245,7 @@ class _Page:
         seeds = Cell(str(len(row.runs)), len(row.runs), ("",) * len(row.runs))
         titles = ("seeds", *table.columns)
         cells = "".join(
-            self._cell(f"{task_title(table.task)}, {row.solver}: {title}", cell, row.runs)
+            self._cell(f"{table.title}, {row.solver}: {title}", cell, row.runs)
             for title, cell in zip(titles, (seeds, *row.cells), strict=True)
         )
         return f'<tr><th scope="row">{swatch}{escape(row.solver)}</th>{cells}</tr>'
@@ -268,7 +271,7 @@ class _Page:
     def _provenance(self, section: Section) -> Iterator[str]:
         runs = [run for c in section.comparisons for run in c.runs if len(run.rows)]
         rows = [
-            (f"{task_title(c.task)}, {run.solver}, seed {run.seed}", self._link(run), start)
+            (f"{heading_of(c)}, {run.solver}, seed {run.seed}", self._link(run), start)
             for c in section.comparisons
             for run in c.runs
             if len(run.rows)
@@ -395,12 +398,12 @@ def _verdict(verdict: Verdict) -> str:
     return f'<span class="verdict {color}{kind}">{SIGNS[outcome]} {outcome}</span>'
 
 
-def _links(name: str) -> str:
+def _links(section: Section) -> str:
     kinds = (
-        *(("figures", "svg", "SVG"), ("figures", "png", "PNG")),
+        *((("figures", "svg", "SVG"), ("figures", "png", "PNG")) if section.drawn else ()),
         *(("tables", "csv", "CSV"), ("tables", "md", "Markdown"), ("tables", "tex", "LaTeX")),
     )
-    file = escape(quote(name))
+    file = escape(quote(section.name))
     return " · ".join(f'<a href="{folder}/{file}.{s}">{kind}</a>' for folder, s, kind in kinds)
 
 

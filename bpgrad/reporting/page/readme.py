@@ -74,7 +74,8 @@ def _body(section: Section) -> Iterator[str]:
         yield section.body.strip()
     if section.comparisons:
         name = quote(section.name)
-        yield f"![{as_text(section.title)}](figures/{name}.png)"
+        if section.drawn:
+            yield f"![{as_text(section.title)}](figures/{name}.png)"
         links = " · ".join(
             f"[{kind}]({folder}/{name}.{suffix})"
             for kind, folder, suffix in (
@@ -82,6 +83,7 @@ def _body(section: Section) -> Iterator[str]:
                 ("CSV", "tables", "csv"),
                 ("LaTeX", "tables", "tex"),
             )
+            if section.drawn or folder != "figures"
         )
         yield f"{section.caption} {links}".strip()
         table = as_markdown(section.title, section.comparisons, section.printed)

@@ -44,6 +44,17 @@ def run(folder: Path, *arguments: str, extra: Sequence[str] = ()) -> None:
     main(["mine", "--scale", "smoke", *arguments, "--set", *tiny, *roots, *extra])
 
 
+def test_a_table_is_written_without_a_figure(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declared = folder / "mine.yaml"
+    declared.write_text(declared.read_text(encoding="utf-8") + "shows: table\n", encoding="utf-8")
+    run(folder)
+    made = sorted(path.suffix for path in folder.glob("results/[tf]*/*"))
+    assert made == [".csv", ".md", ".tex"]
+    assert "figure  " not in capsys.readouterr().out
+
+
 def table(folder: Path) -> list[dict[str, str]]:
     (path,) = (folder / "results/tables").glob("*.csv")
     with path.open(encoding="utf-8") as lines:

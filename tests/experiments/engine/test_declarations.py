@@ -251,7 +251,7 @@ def solver(**changes: object) -> list[dict[str, object]]:
         ({"solvers": solver(set=["momentum=0"])}, "SGD: set: must name one solver, as in "),
         ({"solvers": solver(set=["solver=sgd", "seed=1"])}, "SGD: set: seed=1: the experiment "),
         ({"set": ["seed=1"]}, "set: seed=1: the experiment sets seed itself"),
-        ({"shows": "eta"}, "unknown shows: eta: choices: epochs, objective, step_size, grad_norm"),
+        ({"shows": "eta"}, "unknown shows: eta: choices: epochs, table, objective, step_size"),
         ({"scale": "smoke"}, "scale: smoke: must be paper or reduced"),
         ({"scale": "reduced"}, "scale: reduced: goes with names that end in -reduced alone"),
         ({"averaged": 0}, "averaged: 0: must be at least 1"),

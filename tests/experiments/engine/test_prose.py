@@ -1,5 +1,6 @@
 """The report's sentences follow from verdicts and records."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from bpgrad.reporting.inference.verdicts import Leaning, Outcome, Verdict
@@ -47,11 +48,25 @@ def test_the_paragraph_gives_machines_commits_and_studies(tmp_path: Path) -> Non
 
 
 def test_runs_of_another_size_are_not_passed_off_as_the_papers(tmp_path: Path) -> None:
+    run, other = make_run(tmp_path, "Adam"), make_run(tmp_path, "SGD")
+    assert "All have the paper's models and data" in made([compare(run, other)], {})
+    run.config["scale"] = {"name": "reduced"}  # type: ignore[index]
+    text = made([compare(run), compare(other)], {})
+    assert "All but the reduced ones have the paper's models and data" in text
+    assert "(MNIST (reduced): 1 run of 3 epochs with 1 seed; MNIST: 1 run of 3 epochs" in text
+    assert "None of them have the paper's models and data" in made([compare(run)], {})
+
+
+def test_an_experiment_at_the_reduced_scale_has_the_verdicts_of_that(tmp_path: Path) -> None:
     run = make_run(tmp_path, "Adam")
     run.config["scale"] = {"name": "reduced"}  # type: ignore[index]
-    text = made([compare(run)], {})
-    assert "All have the paper's size" not in text
-    assert "Their sizes are reduced; only paper is the paper's" in text
+    its = replace(CLAIMS[5], reduced=CLAIMS[1].verdict)
+    text = about([its], [compare(run)], "make table1-reduced", reduced=True)
+    assert "`C6` ? **undecided** at the reduced scale, 2 of 2 checks point its way, n = 1." in text
+    assert "At the end, on MNIST (reduced), " in text
+    assert "`C6` – **not run**." in about([its], [compare(run)], "make table1")
+    assert its.held == "reduced: undecided, 2 of 2 checks point its way, n = 1"
+    assert replace(its, reduced=CLAIMS[5].verdict).held == CLAIMS[5].held == ""
 
 
 def test_nothing_run_yet_is_said(tmp_path: Path) -> None:

@@ -226,6 +226,18 @@ def test_a_picture_that_is_missing_is_told(document: Document, tmp_path: Path) -
         render(document, tmp_path)
 
 
+def test_a_table_has_no_figure(document: Document, tmp_path: Path) -> None:
+    first, *others = document.sections
+    document = replace(document, sections=(replace(first, shows="table"), *others), small="")
+    for suffix in ("svg", "png"):
+        (tmp_path / f"figures/figure7.{suffix}").unlink()
+    section = render(document, tmp_path).partition('<section id="figure7">')[2]
+    section = section.partition("</section>")[0]
+    assert 'href="tables/figure7.csv"' in section
+    assert "figures/figure7" not in section + readme.render(document)
+    assert "(tables/figure7.csv)" in readme.render(document)
+
+
 def test_a_large_svg_is_shown_as_png(document: Document, tmp_path: Path) -> None:
     svg = tmp_path / "figures/study.svg"
     svg.write_text(svg.read_text() + "<!-- " + "x" * 1_500_000 + " -->")
