@@ -1,13 +1,15 @@
 """Examples that are read and augmented by worker processes, in an order given from outside."""
 
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
+
+from bpgrad.signals import CAUGHT, held_back
 
 Key = tuple[int, int]  # epoch and index of an example
 
@@ -48,21 +50,8 @@ class EpochLoader:
     def __call__(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterator[Any]:
         """The batches of these indices, in this order."""
         self._plan[:] = [[(epoch, int(index)) for index in indices] for indices in batches]
-        with _held_back():  # until a worker that starts is ready for them
+        with held_back():  # until a worker that starts is ready for them
             return iter(self._loader)
-
-
-IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-
-
-@contextmanager
-def _held_back() -> Iterator[None]:
-    """While entered, signals wait, also in processes that are started."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [*IGNORED, signal.SIGTERM])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
@@ -71,14 +60,17 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     The parent saves first, which the end of a worker would cut; then it ends them, by a SIGTERM.
     """
     os.setpgid(0, 0)
-    for sent in IGNORED:
+    ignored = set(CAUGHT) - {signal.SIGTERM}
+    for sent in ignored:
         signal.signal(sent, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
     if not hasattr(signal, "sigwaitinfo"):  # macOS does not tell who has sent it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         return
-    threading.Thread(target=_end_if_the_parent_says_so, args=(os.getppid(),), daemon=True).start()
+    parent = multiprocessing.parent_process()  # the system's may be a server that forked this one
+    assert parent is not None
+    threading.Thread(target=_end_if_the_parent_says_so, args=(parent.pid,), daemon=True).start()
 
 
 def _end_if_the_parent_says_so(parent: int) -> None:

@@ -10,9 +10,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from bpgrad.errors import Interrupted
-
-# SIGHUP comes from a dropped ssh, SIGUSR1 and SIGUSR2 from Slurm's --signal and submitit.
-CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+from bpgrad.signals import CAUGHT
 
 
 class SignalGuard:

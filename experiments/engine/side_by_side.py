@@ -16,18 +16,19 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from bpgrad.errors import Interrupted
+from bpgrad.signals import CAUGHT, held_back
 from bpgrad.startup import open_streams
 from bpgrad.training.cli import run_command
 from bpgrad.training.config import Config
 from bpgrad.training.identity import run_name
 from bpgrad.training.progress import say
-from bpgrad.training.signals import CAUGHT, SignalGuard
+from bpgrad.training.signals import SignalGuard
 from experiments.engine.declaration import PlannedRun
 
 POLL_SECONDS = 0.2  # how long a signal may wait to be passed on
@@ -119,16 +120,11 @@ def _start(
 def _start_server() -> None:
     """Start the process that children are forked from, if there is none.
 
-    It ends with this one. A signal to the whole group, as a Ctrl-C is, must not end it before: it
-    is asked to start the children, and how they ended.
+    It ends with this one, not at a signal to the whole group: it is asked to start the children,
+    and how they ended.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)  # inherited by what is started
-    try:
-        resource_tracker.ensure_running()  # lets two signals through again
-        signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
+    with held_back(METHOD):
         forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from types import FrameType
 import pytest
 
 from bpgrad.errors import Interrupted
-from bpgrad.training.signals import CAUGHT, SignalGuard
+from bpgrad.signals import CAUGHT
+from bpgrad.training.signals import SignalGuard
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULERS = [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
