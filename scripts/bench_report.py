@@ -20,6 +20,8 @@ from pathlib import Path
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `experiments`
+
 from bpgrad.training.config import Config
 from experiments.__main__ import SUITE
 from experiments.engine import declaration, runner

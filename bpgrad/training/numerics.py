@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bpgrad.errors import ConfigError
@@ -40,6 +41,8 @@ def configure_torch(cfg: Config, device: torch.device) -> None:
     # Weight decay shrinks the weights of dead units without end. Below 1.2e-38 a product costs some
     # processors many times as much, for less than rounding. Threads inherit the setting from the
     # one that starts them: it has to come before the first parallel operation.
+    for dtype in (np.float32, np.float64):  # older NumPy measures these, and warns if flushed
+        np.finfo(dtype)
     torch.set_flush_denormal(True)
     arithmetic = "tf32" if cfg.precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = arithmetic

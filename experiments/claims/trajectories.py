@@ -126,7 +126,7 @@ def c7(evidence: Evidence) -> Verdict:
             absent.append(text)
             continue
         missing |= set(evidence.seeds.get(FIGURE5.name, ())) - set(rows["seed"])
-        share = float(rows.groupby("seed")["held"].agg(_mean).agg(_min))
+        share = _min(rows.groupby("seed")["held"].agg(_mean))
         side = "RHS ≥ LHS" if momentum else "RHS ≤ LHS (true by construction)"
         n = rows["seed"].nunique()
         holds = known(share == 1, share)
