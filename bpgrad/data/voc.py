@@ -5,8 +5,10 @@ Boxes are 1-based and inclusive, as in the files.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -420,10 +422,10 @@ FLAGS = ("difficult", "truncated", "occluded")
 
 def _number(node: ElementTree.Element, path: Path, key: str) -> float:
     text = node.findtext(key)
-    try:
-        return float(text or "")
-    except ValueError as error:
-        raise DataError(f"{path}: {key} is {text!r}, not a number") from error
+    with suppress(ValueError):
+        if math.isfinite(found := float(text or "")):
+            return found
+    raise DataError(f"{path}: {key} is {text!r}, not a number")
 
 
 def _check_box(path: Path, box: Sequence[float], width: int, height: int) -> None:

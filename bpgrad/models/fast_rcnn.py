@@ -128,8 +128,12 @@ class FastRcnn(nn.Module):
         return self.scale * found.flatten(1)
 
     def lr_multipliers(self) -> dict[str, float]:
-        """2 for every bias (reference §6)."""
+        """Factor on the learning rate of each parameter: 2 for every bias (reference §6)."""
         return {name: 2.0 for name, _ in self.named_parameters() if name.endswith("bias")}
+
+    def decay_multipliers(self) -> dict[str, float]:
+        """Factor on the weight decay of each parameter: 0 for every bias (reference §6)."""
+        return {name: 0.0 for name, _ in self.named_parameters() if name.endswith("bias")}
 
 
 def vgg16_fast_rcnn(

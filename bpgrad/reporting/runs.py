@@ -181,7 +181,9 @@ def _stamp(directory: Path) -> tuple[tuple[int, int, int] | None, ...]:
 class Comparison:
     """The runs of one task, to be put side by side, in the order of being shown.
 
-    A table of them shows of each run the mean over its last `averaged` epochs.
+    A table of them shows of each run the mean over its last `averaged` epochs, and `note` below.
+    `curve` is the metric whose values on held-out examples are drawn over the epochs ("": the
+    second); of it the fluctuation over the last `fluctuation` epochs is told, if any.
 
     Raises RecordError, on construction, if that would be unfair: runs of one seed that started from
     different weights or had another batch order, or runs of different precision.
@@ -191,6 +193,9 @@ class Comparison:
     metrics: Mapping[str, Metric]
     runs: tuple[Run, ...]
     averaged: int = 1
+    note: str = ""
+    curve: str = ""
+    fluctuation: int = 0
 
     def __post_init__(self) -> None:
         recorded = [run for run in self.runs if len(run.rows)]
@@ -206,6 +211,12 @@ class Comparison:
                 _require_equal(f"the examples of epoch {epoch}", first, run, its[:12], other[:12])
             one, other = recorded[0].config["precision"], run.config["precision"]
             _require_equal("precision", recorded[0], run, one, other)
+
+    @property
+    def drawn(self) -> tuple[str, Metric]:
+        """The name of the metric that is drawn over the epochs, and the metric."""
+        name = self.curve or list(self.metrics)[1]
+        return name, self.metrics[name]
 
     @property
     def solvers(self) -> tuple[str, ...]:

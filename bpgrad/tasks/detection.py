@@ -92,10 +92,10 @@ class Detection(OnVoc):
         "objective": Metric("objective"),
         "map": Metric("mAP", "%", higher_is_better=True),
         "map_of_three": Metric("mAP, 3 objects or more", "%", higher_is_better=True),
-        "map_error": Metric("mAP, standard error over images", "%"),
+        "map_error": Metric("mAP, standard error over images", "%", compared=False),
         "map_area": Metric("mAP, all points", "%", higher_is_better=True),
         "coco_ap": Metric("COCO AP", "%", higher_is_better=True),
-        "ceiling": Metric("mAP of perfect scores", "%", higher_is_better=True, detail=True),
+        "ceiling": Metric("mAP of perfect scores", "%", detail=True, compared=False),
         "classification": Metric("classification loss", detail=True),
         "box": Metric("box loss", detail=True),
         **{
@@ -170,6 +170,10 @@ class Detection(OnVoc):
             for photo, boxes in zip(self.examples.photos, self.examples.boxes, strict=True)
         }
 
+    def decay_multipliers(self, model: nn.Module) -> Mapping[str, float]:
+        assert isinstance(model, FastRcnn)
+        return model.decay_multipliers()
+
     # -- training --------------------------------------------------------------------------------
 
     def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -181,6 +185,7 @@ class Detection(OnVoc):
             filled = (min(REGIONS - q, n) for q, n in zip(quotas, others, strict=True))
             sides = zip(*(self.examples.scaled_size(index) for index in indices), strict=True)
             height, width = map(max, sides)
+            # Of images without an object, no region is taken: nothing is learned from them.
             whole = Whole(sum(quotas) + sum(filled), sum(quotas), (height, width))
             own = quotas[self.world.rank :: self.world.size]
             consumed = [self.examples.consumed(epoch, index) for index in indices]
@@ -252,6 +257,9 @@ class Detection(OnVoc):
             sums += torch.stack([*self._sums(model, its), regions, shown])
         model.train()
         entropy, box, found, regions, shown = self.world.sum_(sums).tolist()
+        regions = max(
+            1, regions
+        )  # where nothing shows an object there is none of background either
         share = 100 * found / max(1, shown)
         return {
             "objective": (entropy + box) / (regions if self.loss == "mean" else len(indices)),

@@ -67,7 +67,7 @@ class Segmentation(OnVoc):
     metrics: Mapping[str, Metric] = {
         "objective": Metric("objective"),
         "mean_iu": Metric("mean IU", "%", higher_is_better=True),
-        "mean_iu_error": Metric("mean IU, standard error over images", "%"),
+        "mean_iu_error": Metric("mean IU, standard error over images", "%", compared=False),
         "pixel_accuracy": Metric("pixel accuracy", "%", higher_is_better=True),
         "mean_accuracy": Metric("mean accuracy", "%", higher_is_better=True),
         "average": Metric("average", "%", higher_is_better=True),

@@ -145,7 +145,7 @@ def _reproduce_experiment(
         if experiment.takes:
             print(f"it takes {experiment.takes}")
         return
-    brief = not (plan.in_report or options.verbose)
+    brief = not (plan.declared.report or options.verbose)
     failed = 0 if options.show else runner.execute(plan, options.jobs, brief=brief)
     runner.report(plan, suite.paper_values, options.picture)
     if failed:

@@ -67,7 +67,11 @@ class Experiment:
     `takes` what data and machine it takes beside the suite; None if nothing.
 
     `scale` is that of its runs; the name of one at the reduced scale ends in "-reduced". Its table
-    shows means over the last `averaged` epochs.
+    shows means over the last `averaged` epochs, and below it `note`: what a reader has to know.
+
+    The right-hand curves of "epochs" are of the metric `curve` instead of the task's second one;
+    of these the fluctuation over the last `fluctuation` epochs is told. `claims` are shown with it
+    beside those that look at its runs by its name.
     """
 
     name: str
@@ -84,6 +88,10 @@ class Experiment:
     takes: str | None = None
     scale: str = "paper"
     averaged: int = 1
+    note: str = ""
+    curve: str = ""
+    fluctuation: int = 0
+    claims: tuple[str, ...] = ()
 
     def runs(self, seeds: Sequence[int] = ()) -> Iterator[PlannedRun]:
         """Every run, one seed after the other: a comparison is complete as early as possible.

@@ -100,7 +100,7 @@ def planned(
     plan = runner.prepare(declared, seeds, scale, overrides)
     table = _here_or_in_suite(plan.folder / "tables" / f"{plan.name}.csv")
     runs = [
-        PlannedRun(r.task, r.solver, runner.record_of(cfg).directory, plan.averaged)
+        PlannedRun(r.task, r.solver, runner.record_of(cfg).directory, plan.declared.averaged)
         for r, cfg in plan.runs
     ]
     return table, runs

@@ -268,6 +268,8 @@ def _why(verdict: Verdict) -> str:
 def _section(suite: Suite, found: Found, judged: Sequence[JudgedClaim]) -> document.Section:
     declared = found.declared
     ids = about(suite.claims(), {declared.name, *found.evidence})
+    if isinstance(declared, Experiment):
+        ids += declared.claims
     text = prose.about(
         [claim for claim in judged if claim.id in ids],
         found.comparisons,

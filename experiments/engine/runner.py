@@ -34,19 +34,15 @@ class Plan:
 
     `name` (of the files) and `title` tell results of another scale, or with settings other than
     those declared, from the experiment's own. `heading` is what the figure says above it: nothing
-    where it stands below its title in the report. `shows` is the declaration's. Tables
-    and figures go into `folder`. `in_report` is whether it is part of the report, `averaged` the
-    number of last epochs over which its table shows means.
+    where it stands below its title in the report. Tables and figures go into `folder`.
     """
 
     name: str
     title: str
     heading: str
-    shows: str
+    declared: Experiment
     runs: tuple[tuple[PlannedRun, Config], ...]
     folder: Path
-    in_report: bool = True
-    averaged: int = 1
 
 
 def prepare(
@@ -90,10 +86,7 @@ def prepare(
         title += f" ({'; '.join(caveats)})"
     folder = Path(next(iter(composed.values())).results_root).parent
     heading = title if caveats or not experiment.report else ""
-    return Plan(
-        *(name, title, heading, experiment.shows, tuple(runs), folder, experiment.report),
-        experiment.averaged,
-    )
+    return Plan(name, title, heading, experiment, tuple(runs), folder)
 
 
 def execute(plan: Plan, jobs: int = 1, *, brief: bool = False) -> int:
@@ -198,7 +191,9 @@ def gather(plan: Plan) -> list[Comparison]:
         pairs = [(run, cfg) for run, cfg in plan.runs if run.task == task]
         found = (look_at(record_of(cfg), run.solver, run.seed) for run, cfg in pairs)
         metrics = task_class(pairs[0][1]).metrics
-        comparisons.append(Comparison(task, metrics, tuple(found), plan.averaged))
+        its = plan.declared
+        shown = its.averaged, its.note, its.curve, its.fluctuation
+        comparisons.append(Comparison(task, metrics, tuple(found), *shown))
     return comparisons
 
 
@@ -217,7 +212,7 @@ def write(plan: Plan, comparisons: Sequence[Comparison], paper_values: Path) -> 
     write_text(table.with_suffix(".md"), tables.as_markdown(title, comparisons, paper))
     write_text(table.with_suffix(".tex"), latex.as_latex(plan.name, title, comparisons, paper))
     lines = [f"table   {table}.md, .csv, .tex"]
-    if plan.shows != "table":
+    if plan.declared.shows != "table":
         drawing = _draw(plan, comparisons)
         for suffix in (".svg", ".png"):
             curves.save(drawing, figure.with_suffix(suffix))
@@ -228,7 +223,7 @@ def write(plan: Plan, comparisons: Sequence[Comparison], paper_values: Path) -> 
 def _draw(plan: Plan, comparisons: Sequence[Comparison]) -> Figure:
     from bpgrad.reporting.display import certificate, curves, outcomes
 
-    match plan.shows:
+    match plan.declared.shows:
         case "epochs":
             return curves.draw(plan.heading, comparisons)
         case "certificate":
@@ -259,7 +254,7 @@ def report(plan: Plan, paper_values: Path, picture: Path | None = None) -> None:
     print("", *written, sep="\n", flush=True)
     if picture is not None:
         _save_picture(plan, comparisons, picture)
-    if not plan.in_report:
+    if not plan.declared.report:
         from experiments.engine.prose import seen
 
         texts = [seen(one, plan.runs[0][0].solver) for one in comparisons]

@@ -27,7 +27,7 @@ from bpgrad.training.config import Config, load
 from bpgrad.training.identity import run_name
 from experiments.claims.second.common import LAST, log_of_last, mean_of_last
 from experiments.engine import forecast, runner
-from experiments.engine.declaration import PlannedRun
+from experiments.engine.declaration import Experiment, PlannedRun
 from experiments.engine.studies import NEUTRAL, write_meta
 from experiments.studies.feedback_answers import DIVERGED, Outcome
 
@@ -154,7 +154,8 @@ def train(
     """
     have = found()
     while waiting := ready(have):
-        runner.execute(runner.Plan(name, "", "", "epochs", pairs(waiting), folder), jobs)
+        plan = runner.Plan(name, "", "", Experiment(name, "", (), (), ()), pairs(waiting), folder)
+        runner.execute(plan, jobs)
         have = found()
         write_meta(folder)
         if failed := [cell for cell in waiting if cell not in have]:

@@ -18,7 +18,10 @@ def caption(shows: str, comparisons: Sequence[Comparison]) -> str:
     """The caption of an experiment's figure, with how many seeds it is of."""
     seeds = sorted({run.seed for one in comparisons for run in one.runs if run.finished})
     if shows in ("variants", "sweep"):
-        return f"{DEFINED[shows]} {_count(seeds)}"
+        words, last = DEFINED[shows], max((one.averaged for one in comparisons), default=1)
+        if last > 1:
+            words = words.replace("at the last epoch", f"over the last {last} epochs")
+        return f"{words} {_count(seeds)}"
     if shows == "table":
         return _count(seeds)
     if shows == "epochs":

@@ -61,7 +61,7 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
         entitle(figure, title)
         panels = figure.subplots(len(comparisons), 2, squeeze=False)
         for (left, right), comparison in zip(panels, comparisons, strict=True):
-            (_, objective), (name, shown) = list(comparison.metrics.items())[:2]
+            objective, (name, shown) = comparison.metrics["objective"], comparison.drawn
             task, unit = heading_of(comparison), f" ({shown.unit})" if shown.unit else ""
             left.set_title(f"{task}: training {objective.title}", loc="left")
             held_out = phase_title(comparison.task, f"val_{name}")

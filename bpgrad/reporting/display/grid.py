@@ -160,7 +160,7 @@ def text_of(value: float, metric: Metric) -> str:
 
 
 def _best(comparison: Comparison, column: str, metric: Metric) -> str | None:
-    if not all(run.finished for run in comparison.runs):
+    if not metric.compared or not all(run.finished for run in comparison.runs):
         return None  # what is still missing might be better
     values = {
         solver: by_seed(

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bpgrad.reporting.display.grid import Cell, Grid, Printed, grid, summarise
-from bpgrad.reporting.display.style import heading_of
+from bpgrad.reporting.display.style import heading_of, phase_title
 from bpgrad.reporting.runs import Comparison, Run
 
 # The proposals of a detection, by their name in the records.
@@ -106,6 +107,10 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
         yield "Mean ± standard deviation over the seeds."
     if comparison.averaged > 1:
         yield f"Of each run the mean over its last {comparison.averaged} epochs."
+    if comparison.note:
+        yield comparison.note
+    if comparison.fluctuation and finished:
+        yield _fluctuation(comparison)
     if table.has_best:
         yield (
             "Bold: better than every other of the column by paired t-tests over the seeds, after "
@@ -137,6 +142,21 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
         yield f"Missing: {run.solver}, seed {run.seed}: {run.state}."
     if len(waiting) > LISTED:
         yield f"Missing: {len(waiting)} of {len(comparison.runs)} planned runs have not been run."
+
+
+def _fluctuation(comparison: Comparison) -> str:
+    name, metric = comparison.drawn
+    column, epochs = f"val_{name}", comparison.fluctuation
+    each = (
+        f"{solver} {np.mean([run.rows[column].iloc[-epochs:].std(ddof=1) for run in runs]):.3g}"
+        for solver in comparison.solvers
+        if (runs := comparison.finished(solver))
+    )
+    what = f"{phase_title(comparison.task, column)} {metric.title}"
+    return (
+        f"Fluctuation, the standard deviation of the {what} over the last {epochs} epochs, mean "
+        f"over the seeds: {', '.join(each)}."
+    )
 
 
 def _gradients(runs: Sequence[Run]) -> Iterator[str]:
