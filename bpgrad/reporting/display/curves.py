@@ -19,6 +19,7 @@ from bpgrad.reporting.display.style import LineStyle, heading_of, phase_title, s
 from bpgrad.reporting.runs import Comparison
 
 WIDTH, ROW_HEIGHT = 10.0, 3.5  # inches
+PANEL_TITLE = 60  # characters that fit over one of two panels
 STEP_TITLES = {"objective": "minibatch objective", "step_size": "step size η", "grad_norm": "‖g‖"}
 SETTINGS = {
     "svg.hashsalt": "bpgrad",  # names the parts of an SVG; random otherwise
@@ -63,9 +64,9 @@ def draw(title: str, comparisons: Sequence[Comparison]) -> Figure:
         for (left, right), comparison in zip(panels, comparisons, strict=True):
             objective, (name, shown) = comparison.metrics["objective"], comparison.drawn
             task, unit = heading_of(comparison), f" ({shown.unit})" if shown.unit else ""
-            left.set_title(f"{task}: training {objective.title}", loc="left")
+            _entitle_panel(left, f"{task}: training {objective.title}")
             held_out = phase_title(comparison.task, f"val_{name}")
-            right.set_title(f"{task}: {held_out} {shown.title}{unit}", loc="left")
+            _entitle_panel(right, f"{task}: {held_out} {shown.title}{unit}")
             _panel(left, comparison, "train_objective", styles, log=True)
             _panel(right, comparison, f"val_{name}", styles, log=not shown.higher_is_better)
         for panel in panels[-1]:
@@ -105,6 +106,11 @@ def entitle(figure: Figure, title: str) -> None:
     """Write a title over a figure; none where it is empty, as what shows it has its own."""
     if title:
         figure.suptitle(textwrap.fill(title, 90), x=0.01, ha="left", size=12, weight="bold")
+
+
+def _entitle_panel(panel: Axes, title: str) -> None:
+    """Write a title over one of two panels, in several lines where one is too short."""
+    panel.set_title(textwrap.fill(title, PANEL_TITLE, break_on_hyphens=False), loc="left")
 
 
 def draw_steps(title: str, comparisons: Sequence[Comparison], column: str) -> Figure:

@@ -54,8 +54,10 @@ SWEEP_DASHES = ((), (6, 1.5), (2, 1.2))
 
 DOT = "#D55E00"
 
-# A tuned solver ("Adam (tuned, 10 trials)") has the colour of the one as given.
+# A tuned solver ("Adam (tuned, 10 trials)") has the colour of the one as given, and so has one at
+# other settings ("Adam (paper's setting)").
 TUNED_DASHES = (1, 2.5)
+OTHER_DASHES = (3, 2.5)
 
 SPARE_STYLES = (
     LineStyle("#332288", (8, 1, 2, 1)),
@@ -81,6 +83,8 @@ def line_styles(solvers: tuple[str, ...]) -> dict[str, LineStyle]:
             styles[solver] = LineStyle(color, SWEEP_DASHES[k % len(SWEEP_DASHES)], width=1.8)
         elif (given := solver.partition(" (tuned, ")[0]) in styles:
             styles[solver] = replace(styles[given], dashes=TUNED_DASHES)
+        elif (given := solver.partition(" (")[0]) in styles and solver != given:
+            styles[solver] = replace(styles[given], dashes=OTHER_DASHES)
         else:
             styles[solver] = SPARE_STYLES[spare % len(SPARE_STYLES)]
             spare += 1

@@ -1,17 +1,20 @@
 """The figures: what they draw, and that the same records give the same bytes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from bpgrad.errors import RecordError
 from bpgrad.reporting.display.curves import draw, draw_steps, save
-from bpgrad.reporting.display.style import SOLVER_STYLES, line_styles
-from bpgrad.reporting.runs import Run
+from bpgrad.reporting.display.style import SOLVER_STYLES, SPARE_STYLES, line_styles
+from bpgrad.reporting.runs import Comparison, Run
+from bpgrad.tasks.imagenet import Imagenette
 from tests.reporting.records import compare, make_run
 
 
@@ -168,6 +171,29 @@ def test_solvers_of_your_own_get_styles_of_their_own() -> None:
     assert styles["Adam"] == SOLVER_STYLES["Adam"]
     assert styles["Mine"] != styles["Mine too"]
     assert not {styles["Mine"], styles["Mine too"]} & set(SOLVER_STYLES.values())
+
+
+def test_titles_of_panels_end_before_the_edge(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "Adam", task="imagenette")
+    run = replace(run, rows=run.rows.assign(val_top1_error_reestimated=run.rows["val_top1_error"]))
+    figure = draw("", [Comparison("imagenette", Imagenette.metrics, (run,))])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    left, right = figure.axes
+    assert left.get_title("left") == "Imagenette (reduced): training objective"
+    assert right.get_title("left").replace("\n", " ") == (
+        "Imagenette (reduced): validation top-1 error, statistics re-estimated (%)"
+    )
+    extents = [panel.get_tightbbox(renderer) for panel in figure.axes]
+    assert all(extent is not None and extent.x1 <= figure.bbox.x1 for extent in extents)
+
+
+def test_a_solver_at_other_settings_has_the_colour_of_the_one_as_given() -> None:
+    other = "Adam (paper's setting)"
+    styles = line_styles(("Adam", "Adam (tuned, 10 trials)", other, "Mine (paper's setting)"))
+    assert styles[other].color == styles["Adam"].color
+    assert len({style.dashes for style in styles.values()}) == 4
+    assert styles["Mine (paper's setting)"] in SPARE_STYLES
 
 
 def test_a_tuned_solver_has_the_colour_of_the_one_as_given() -> None:
