@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PHASES = ("train", "val")
 FIXED = "fixed_objective"
+AGAIN = "_reestimated"  # ends what is measured with batch statistics estimated again
 SHORT = {"training": "train", "validation": "val"}
 
 # The paper's printed values by task, solver and column of the records.
@@ -105,13 +106,15 @@ def shown_columns(comparison: Comparison) -> list[tuple[str, Metric]]:
     """The columns of the records that are shown: both phases of each metric, where recorded.
 
     Beside the running mean of the training objective that at fixed weights, if all runs have it:
-    older records do not.
+    older records do not. Of a task that estimates batch statistics again, with those.
     """
     recorded = {column for run in comparison.runs if run.finished for column in run.rows.columns}
     names = [(f"{phase}_{name}", name) for phase in PHASES for name in comparison.metrics]
-    measured = all(FIXED in run.rows.columns for run in comparison.runs if run.finished)
+    again = AGAIN if f"objective{AGAIN}" in comparison.metrics else ""
+    fixed = f"{FIXED}{again}"
+    measured = all(fixed in run.rows.columns for run in comparison.runs if run.finished)
     if measured and "objective" in comparison.metrics:
-        names.insert(1, (FIXED, "objective"))
+        names.insert(1, (fixed, f"objective{again}"))
     return [(column, comparison.metrics[name]) for column, name in names if column in recorded]
 
 
@@ -123,11 +126,7 @@ def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
     """
     columns = shown_columns(comparison)
     best = {column: _best(comparison, column, metric) for column, metric in columns}
-    titles = [
-        f"{SHORT.get(phase := phase_title(comparison.task, column), phase)} {_with_unit(metric)}"
-        + (" at fixed weights" if column == FIXED else "")
-        for column, metric in columns
-    ]
+    titles = [_title(comparison, column, metric) for column, metric in columns]
     rows = []
     for summary in summarise(comparison).to_dict("records"):
         solver = summary["solver"]
@@ -152,6 +151,28 @@ def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
             cells.append(Cell(f"{summary[name]:.0f}{company}", float(summary[name]), each))
         rows.append(Row(solver, runs, tuple(cells)))
     return Grid(heading_of(comparison), (*titles, "fastest run (s)", "images/s"), tuple(rows))
+
+
+def _title(comparison: Comparison, column: str, metric: Metric) -> str:
+    phase, title = phase_title(comparison.task, column), metric.title
+    if column.startswith(FIXED):
+        first, *others = title.split(", ")
+        title = ", ".join([f"{first} at fixed weights", *others])
+    elif _again(column) in comparison.metrics and _takes_moving(comparison):
+        title += ", moving statistics"
+    return f"{SHORT.get(phase, phase)} {_with_unit(replace(metric, title=title))}"
+
+
+def _again(column: str) -> str:
+    """What a column of validation is named where batch statistics are estimated again."""
+    name = column.removeprefix("val_")
+    return "" if name == column else f"{name}{AGAIN}"
+
+
+def _takes_moving(comparison: Comparison) -> bool:
+    """Whether the nets have batch normalisation, validated with its moving statistics."""
+    tasks = [run.config.get("task", {}) for run in comparison.runs]
+    return all(t.get("batch_norm", True) and t.get("validation", "test") == "test" for t in tasks)
 
 
 def text_of(value: float, metric: Metric) -> str:

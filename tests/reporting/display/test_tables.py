@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from bpgrad.records.run_record import RunRecord
-from bpgrad.reporting.display.grid import summarise
+from bpgrad.reporting.display.grid import grid, summarise
 from bpgrad.reporting.display.tables import as_csv, as_markdown, notes, show
 from bpgrad.reporting.runs import Comparison, read_run
+from bpgrad.tasks.imagenet import Imagenette
 from bpgrad.tasks.task import Metric
 from tests.reporting.records import compare, make_record, make_run
 
@@ -52,6 +53,29 @@ def test_the_objective_at_fixed_weights_stands_beside_the_running_mean(tmp_path:
     assert "| train objective | train objective at fixed weights | train top-1" in text
     assert cells(text, "Adam")[3].startswith("0.2500 ± ")
     assert "fixed weights" not in as_markdown("A title", [compare(measured[0], runs[1])])
+
+
+def test_errors_are_named_after_the_batch_statistics_that_they_take(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "Adam", task="imagenette")
+    columns = {
+        f"{name}_reestimated": run.rows[name] for name in ("val_objective", "val_top1_error")
+    }
+    fixed = {"fixed_objective": 0.5, "fixed_objective_reestimated": 0.25}
+    task = {"batch_norm": True, "validation": "test"}
+    run = replace(run, rows=run.rows.assign(**columns, **fixed), config=run.config | {"task": task})
+    shown = Comparison("imagenette", Imagenette.metrics, (run,))
+    assert grid(shown).columns[:8] == (
+        *("train objective", "train objective at fixed weights, statistics re-estimated"),
+        *("train top-1 error (%)", "val objective, moving statistics"),
+        "val top-1 error, statistics re-estimated (%)",
+        "val top-1 error, moving statistics (%)",
+        *("val objective, statistics re-estimated", "fastest run (s)"),
+    )
+    assert cells(as_markdown("A title", [shown]), "Adam")[3] == "0.2500"
+    for key, other in (("batch_norm", False), ("validation", "training")):
+        another = replace(run, config=run.config | {"task": task | {key: other}})
+        titles = grid(Comparison("imagenette", Imagenette.metrics, (another,))).columns
+        assert not any("moving" in title for title in titles)
 
 
 def test_a_table_may_show_the_mean_over_the_last_epochs(tmp_path: Path) -> None:
