@@ -3,22 +3,23 @@
 Of a task that streams its data: imagenette unless another is named. Three rates, in rounds one
 after the other, each over the same number of minibatches:
 
-  pipeline   reading, cropping and collating alone, with 0, 1, 2, 4, ... worker processes
+  pipeline   reading, cropping and collating alone, with 0, 1, 2, 4, ..., cores - 1 worker processes
   model      forward, backward and torch's fused SGD on one minibatch that is there already
   both       a training as it is: the model fed by the workers
 
-Prints medians in images/s, the loss of "both" against "model" in %, how many workers the model
-needs (its rate over that of one worker), the memory that training took at the most (the GPU's, or
-this process's), with --evaluate the seconds of a pass over the test images, and writes all of it to
-results/bench/input-<task>.json. Without a GPU the workers and the model share the cores.
+Prints medians in images/s, the loss of "both" against "model" in %, the first number of workers
+with which that is 10 % at the most (or that it is so with none of these), the memory that training
+took at the most (the GPU's, or this process's), with --evaluate the seconds of a pass over the test
+images, and writes all of it to results/bench/input-<task>.json. Without a GPU the workers and the
+model share the cores.
 """
 
 import argparse
 import json
-import math
 import resource
 import statistics
 import time
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from bpgrad.training.cli import run_command
 from bpgrad.training.config import Config, load, task_class, task_options
 from bpgrad.training.numerics import configure_torch, context_of, cores
 from bpgrad.world import World, choose_device
+
+ACCEPTED_LOSS = 10  # % of the model's rate
 
 
 class Stepper:
@@ -107,19 +110,28 @@ def bench(
         step.wait()
     took = time.perf_counter() - begin
     found = {name: round(statistics.median(values), 1) for name, values in rates.items()}
-    a_worker = found[f"pipeline, {1 if 1 in workers else workers[0]} workers"]
+    losses = {
+        count: round(100 - 100 * found[f"both, {count} workers"] / found["model"], 1)
+        for count in workers
+    }
     return {
         "images_per_second": found,
-        "loss_percent": {
-            f"{count} workers": round(
-                100 - 100 * found[f"both, {count} workers"] / found["model"], 1
-            )
-            for count in workers
-        },
-        "workers_that_the_model_needs": math.ceil(found["model"] / a_worker),
+        "loss_percent": {f"{count} workers": loss for count, loss in losses.items()},
+        "workers_that_the_model_needs": enough(losses),
         "peak_memory_mib": round(memory / 2**20),
         **({"evaluation_seconds": round(took, 1)} if evaluate else {}),
     }
+
+
+def worker_counts(available: int) -> list[int]:
+    """0, 1, 2, 4, ... and one less than there are cores, which is what a training takes."""
+    most = max(available - 1, 0)
+    return sorted({0, most, *(2**k for k in range(most.bit_length()))})
+
+
+def enough(losses: Mapping[int, float]) -> int | None:
+    """The first number of workers whose loss, in %, is accepted; None if that of none is."""
+    return min((count for count, loss in losses.items() if loss <= ACCEPTED_LOSS), default=None)
 
 
 def fed(task: Task, epoch: int, batches: int) -> Any:
@@ -139,15 +151,15 @@ def main() -> None:
     parser.add_argument("--evaluate", action="store_true", help="time a pass over the test images")
     parser.add_argument("--output", type=Path, help="default: results/bench/input-<task>.json")
     options = parser.parse_args()
-    doubled = [0, *(2**k for k in range(8) if 2**k < cores())]
     overrides = ["task=imagenette", *options.overrides]
-    workers = options.workers or doubled
+    workers = options.workers or worker_counts(cores())
     found = bench(overrides, options.batches, options.rounds, workers, options.evaluate)
     for name, rate in found["images_per_second"].items():
         print(f"{name:<22} {rate:>9.1f} images/s")
     for name, loss in found["loss_percent"].items():
         print(f"loss with {name:<12} {loss:>9.1f} %")
-    print(f"workers needed         {found['workers_that_the_model_needs']:>9}")
+    needed = found["workers_that_the_model_needs"]
+    print(f"workers needed         {'none of these' if needed is None else needed:>9}")
     print(f"memory at the most     {found['peak_memory_mib']:>9} MiB")
     if options.evaluate:
         print(f"a pass over the tests  {found['evaluation_seconds']:>9.1f} s")
