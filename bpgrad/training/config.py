@@ -182,7 +182,9 @@ def _paper_settings() -> DictConfig:
 
 def _paper_setting(key: str, default: Any, *, _root_: DictConfig) -> Any:
     settings = _paper_settings().get(_root_.task.name) or {}
-    for section in (_root_.solver.name, "all"):
+    solver = _root_.solver.name
+    other_form = [f"{solver}_without_batch_norm"] * (_root_.task.get("batch_norm") is False)
+    for section in (*other_form, solver, "all"):
         if key in (settings.get(section) or {}):
             return settings[section][key]
     return default

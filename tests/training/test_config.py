@@ -70,15 +70,19 @@ def test_every_task_and_solver_named_in_the_design_is_there() -> None:
     }
 
 
+FORM = "_without_batch_norm"  # ends the sections for task.batch_norm=false
+
+
 def test_every_key_of_the_paper_settings_reaches_a_run() -> None:
     """A typo in paper.yaml would otherwise leave a default in force, silently."""
     settings = yaml.safe_load((CONFIG_DIR / "paper.yaml").read_text())
     assert set(settings) <= set(TASKS)
     for task, sections in settings.items():
-        assert set(sections) - {"all"} <= set(SOLVERS)
+        assert {name.removesuffix(FORM) for name in sections} - {"all"} <= set(SOLVERS)
         for section, values in sections.items():
-            for solver in SOLVERS if section == "all" else [section]:
-                cfg = load([f"task={task}", f"solver={solver}"])
+            form = ["task.batch_norm=false"] * section.endswith(FORM)
+            for solver in SOLVERS if section == "all" else [section.removesuffix(FORM)]:
+                cfg = load([f"task={task}", f"solver={solver}", *form])
                 found = {**cfg.solver, "epochs": cfg.epochs, "batch_size": cfg.batch_size}
                 assert {k: found.get(k) for k in values} == values
 
@@ -89,6 +93,24 @@ def test_the_paper_settings_in_force() -> None:
     cifar = load(["task=cifar10", "solver=adam"])
     spec = solver_spec(cifar)
     assert (cifar.epochs, spec.arguments["lr"], spec.lr_factors) == (100, 0.01, {31: 0.5, 61: 0.1})
+
+
+@pytest.mark.parametrize(
+    ("form", "epochs", "first", "decades"),
+    [([], 20, 0.1, 3), (["task.batch_norm=false"], 60, 0.01, 2)],
+)
+def test_the_demos_rates_on_imagenet(
+    form: list[str], epochs: int, first: float, decades: int
+) -> None:
+    """Of both forms of the net, in equal ratios down to 1e-4; other solvers have 20 epochs."""
+    cfg = load(["task=imagenet", "solver=sgd", *form])
+    assert cfg.epochs == epochs
+    factors = solver_spec(cfg).lr_factors
+    assert list(factors) == list(range(1, epochs + 1))
+    for epoch, factor in factors.items():
+        rate = first * 10 ** (-decades * (epoch - 1) / (epochs - 1))
+        assert cfg.solver["lr"] * factor == pytest.approx(rate, rel=1e-5)
+    assert load(["task=imagenet", "solver=adam", *form]).epochs == 20
 
 
 @pytest.mark.parametrize(
