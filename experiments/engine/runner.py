@@ -132,6 +132,8 @@ def execute(plan: Plan, jobs: int = 1, *, brief: bool = False) -> int:
             if isinstance(error, DataError):
                 lacking.add(run.task)
             print(f"error: {run}: {error}", file=sys.stderr, flush=True)
+    if lacking and plan.declared.takes:
+        print(f"it takes {plan.declared.takes}", file=sys.stderr, flush=True)
     return failed
 
 

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from bpgrad.errors import ConfigError, DataError
-from bpgrad.reporting.display.style import SPARE_STYLES, line_styles
-from bpgrad.training.config import CONFIG_DIR, Config
+from bpgrad.reporting.display.style import SPARE_STYLES, line_styles, swept_solver
+from bpgrad.training.config import CONFIG_DIR, Config, Scale, solver_spec
 from bpgrad.training.config import load as compose
 from bpgrad.training.identity import run_name
 from experiments.__main__ import SUITE
@@ -29,6 +29,7 @@ TASKS = CONFIG_DIR / "task"
 FOLDER = SUITE.folder
 EXPERIMENTS = [one for one in load_all(FOLDER) if isinstance(one, Experiment)]
 OF_THE_PAPER = [one for one in EXPERIMENTS if one.paper]
+ON_IMAGENETTE = [one for one in EXPERIMENTS if one.tasks == ("imagenette",)]
 
 
 def declared(name: str) -> Experiment:
@@ -54,7 +55,11 @@ def test_every_run_of_every_experiment_composes(experiment: Experiment) -> None:
         assert cfg.scale.name == experiment.scale
 
 
-@pytest.mark.parametrize("experiment", OF_THE_PAPER, ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "experiment",
+    [*OF_THE_PAPER, *(one for one in ON_IMAGENETTE if one.report)],
+    ids=lambda one: one.name,
+)
 def test_every_solver_of_a_task_has_a_style_of_its_own(experiment: Experiment) -> None:
     styles = line_styles(tuple(solver.label for solver in experiment.solvers))
     for task in experiment.tasks:
@@ -326,18 +331,71 @@ def test_an_edition_at_the_reduced_scale_is_declared_beside_its_experiment(tmp_p
 
 def test_no_value_of_the_paper_stands_beside_the_reduced_edition() -> None:
     assert printed(SUITE.paper_values, "table1")
-    for name in ("table1-reduced", "figure8-reduced"):
-        assert not printed(SUITE.paper_values, name)
-        assert declared(name).paper is None
-        assert "(reduced)" in declared(name).title
-        assert declared(name).tasks == ("imagenette",)
+    assert {one.name for one in ON_IMAGENETTE} == {
+        *("table1-reduced", "table1_whole-reduced", "table1_tuning-reduced", "figure8-reduced")
+    }
+    for one in ON_IMAGENETTE:
+        assert not printed(SUITE.paper_values, one.name)
+        assert one.paper is None
+        assert "(reduced)" in one.title
 
 
-def test_all_that_have_a_rate_follow_one_schedule_in_the_reduced_edition() -> None:
-    chosen = [solver for solver in declared("table1-reduced").solvers if "(" not in solver.label]
-    has = {solver.label: "+solver.schedule=cosine" in solver.set for solver in chosen}
-    rated = dict.fromkeys(("Adagrad", "RMSProp", "Adam", "SGD"), True)
-    assert has == rated | {"Adadelta": False, "BPGrad": False}
+@pytest.mark.parametrize("experiment", ON_IMAGENETTE, ids=lambda one: one.name)
+def test_all_that_have_a_rate_follow_one_schedule_in_the_reduced_edition(
+    experiment: Experiment,
+) -> None:
+    chosen = [solver for solver in experiment.solvers if "(" not in solver.label]
+    has = {(swept_solver(one.label), "+solver.schedule=cosine" in one.set) for one in chosen}
+    rated = {(name, True) for name in ("Adagrad", "RMSProp", "Adam", "SGD")}
+    assert has == rated | {("Adadelta", False), ("BPGrad", False)}
+
+
+@pytest.mark.parametrize("experiment", ON_IMAGENETTE, ids=lambda one: one.name)
+def test_the_size_of_the_reduced_edition_on_imagenette(experiment: Experiment) -> None:
+    sizes = {
+        "table1_whole-reduced": (131, 4096, 256, 20, 0),
+        "table1_tuning-reduced": (131, 1024, 128, 3, 0.1),
+    }
+    for _, cfg in prepare(experiment).runs:
+        task = cfg.task
+        found = task["resolution"], task["width"], cfg.batch_size, cfg.epochs, task["holdout"]
+        assert found == sizes.get(experiment.name, (131, 1024, 128, 10, 0))
+        assert cfg.scale == Scale("reduced", None, None)  # all images
+
+
+def test_the_reduced_scale_of_imagenette_is_the_reduced_edition() -> None:
+    plan = prepare(declared("table1-reduced"))
+    one = compose(["task=imagenette", "scale=reduced", "solver=bpgrad", "seed=1"])
+    assert run_name(one) in {run_name(cfg) for _, cfg in plan.runs}
+
+
+def test_the_budget_of_the_reduced_edition_on_imagenette() -> None:
+    """Five settings a solver around the table's, in its schedule, with a seed it does not have."""
+    tuning, table = declared("table1_tuning-reduced"), declared("table1-reduced")
+    assert (tuning.seeds, tuning.shows, tuning.report, tuning.averaged) == ((0,), "sweep", False, 1)
+    assert not set(tuning.seeds) & set(table.seeds)
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for solver in tuning.solvers:
+        found.setdefault(swept_solver(solver.label), []).append(solver.set)
+        _, setting, *_ = solver.set
+        assert float(solver.label.rpartition(" = ")[2]) == float(setting.partition("=")[2])
+    chosen = {one.label: one.set for one in table.solvers if "(" not in one.label}
+    assert set(found) == set(chosen)
+    for label, settings in found.items():
+        assert len(set(settings)) >= 5
+        assert chosen[label] in settings
+
+
+def test_the_rates_of_the_demo_over_the_run() -> None:
+    """SGD from 0.1 to 1e-4, in equal ratios from epoch to epoch."""
+    for name, epochs in (("table1-reduced", 10), ("table1_whole-reduced", 20)):
+        runs = prepare(declared(name)).runs
+        cfg = next(cfg for run, cfg in runs if run.solver == "SGD (demo's schedule)")
+        factors = solver_spec(cfg).lr_factors
+        assert list(factors) == list(range(1, epochs + 1))
+        for epoch, factor in factors.items():
+            rate = 10 ** (-1 - 3 * (epoch - 1) / (epochs - 1))
+            assert cfg.solver["lr"] * factor == pytest.approx(rate, rel=1e-5)
 
 
 def test_data_that_are_missing_are_told_once(
@@ -354,4 +412,9 @@ def test_data_that_are_missing_are_told_once(
     assert isinstance(experiment, Experiment)
     assert execute(prepare(experiment)) == 3
     assert begun == [0]
-    assert capsys.readouterr().err == "error: digits  SGD  seed 0: digits: gone\n"
+    told = "error: digits  SGD  seed 0: digits: gone\n"
+    assert capsys.readouterr().err == told
+    experiment = load(declare(tmp_path, seeds=[0, 1], takes="the moon, 3 days"))
+    assert isinstance(experiment, Experiment)
+    execute(prepare(experiment))
+    assert capsys.readouterr().err == f"{told}it takes the moon, 3 days\n"
