@@ -185,8 +185,8 @@ class Detection(OnVoc):
             filled = (min(REGIONS - q, n) for q, n in zip(quotas, others, strict=True))
             sides = zip(*(self.examples.scaled_size(index) for index in indices), strict=True)
             height, width = map(max, sides)
-            # Of images without an object, no region is taken: nothing is learned from them.
-            whole = Whole(sum(quotas) + sum(filled), sum(quotas), (height, width))
+            regions = max(1, sum(quotas) + sum(filled))  # where nothing shows an object: none
+            whole = Whole(regions, sum(quotas), (height, width))
             own = quotas[self.world.rank :: self.world.size]
             consumed = [self.examples.consumed(epoch, index) for index in indices]
             yield Batch(
@@ -257,9 +257,7 @@ class Detection(OnVoc):
             sums += torch.stack([*self._sums(model, its), regions, shown])
         model.train()
         entropy, box, found, regions, shown = self.world.sum_(sums).tolist()
-        regions = max(
-            1, regions
-        )  # where nothing shows an object there is none of background either
+        regions = max(1, regions)  # of images that show no object there are none
         share = 100 * found / max(1, shown)
         return {
             "objective": (entropy + box) / (regions if self.loss == "mean" else len(indices)),

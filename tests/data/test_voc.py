@@ -206,6 +206,14 @@ def test_an_image_without_objects(tmp_path: Path) -> None:
             annotation("000001", an_object("car", ("x", 1, 4, 2))),
             "bndbox/xmin is 'x', not a number",
         ),
+        (
+            annotation("000001", an_object("car", (1, "nan", 4, 2))),
+            "bndbox/ymin is 'nan', not a number",
+        ),
+        (
+            annotation("000001", PERSON, ("inf", 500)),
+            "size/width is 'inf', not a number",
+        ),
         ("<annotation>", "no XML"),
     ],
 )

@@ -88,6 +88,7 @@ def test_shapes_and_first_scores() -> None:
     assert model.trunk(torch.zeros(1, 3, 64, 80)).shape == (1, CHANNELS[-1], 4, 5)
     biases = {name for name, _ in model.named_parameters() if name.endswith("bias")}
     assert model.lr_multipliers() == dict.fromkeys(biases, 2.0)
+    assert model.decay_multipliers() == dict.fromkeys(biases, 0.0)
     # N(0, 0.01²) and N(0, 0.001²): of n draws within 5 / √(2n).
     for layer, std in ((model.classes, 0.01), (model.boxes, 0.001)):
         spread = layer.weight.std().item()

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ from bpgrad.tasks.detection import (
 from bpgrad.tasks.detections import Thresholds, metrics, of_image
 from bpgrad.tasks.pictures import Shown, detected
 from bpgrad.tasks.task import Batch, Context
-from bpgrad.training.config import load, task_options
+from bpgrad.training.config import load, solver_spec, task_options
 from bpgrad.training.trainer import train
+from bpgrad.training.trial import make_solver
 from bpgrad.world import World
 from experiments.claims.second.common import LAST
 from tests.models.test_fast_rcnn import narrow
@@ -565,6 +566,41 @@ def test_a_perfect_model_is_scored_so(tmp_path: Path) -> None:
     assert scores["coco_ap"] > 60  # one of several boxes at IoU 0.5 to 0.95 has the highest score
     assert scores["map_error"] == 0
     assert "ap_cow" not in scores
+
+
+def test_images_without_an_object_teach_nothing(tmp_path: Path) -> None:
+    class Empty(Tiny):
+        def _read_photos(self) -> tuple[list[Photo], list[Photo]]:
+            photos = [
+                write_photo(self.context.data_root, f"10{k}", SIZES[k % 2], [])
+                for k in range(TRAIN + TEST)
+            ]
+            full = write_photo(self.context.data_root, "120", SIZES[0], [(0, (10, 12, 55, 60))])
+            return [full, *photos[:TRAIN]], photos[TRAIN:]
+
+        def _proposals(self, kind: str, photos: Sequence[Photo]) -> list[np.ndarray]:
+            return [np.array([[10.0, 12, 55, 60], [10, 12, 40, 40]]) for _ in photos]
+
+    task = Empty(Context(ONE, tmp_path, seed=3, batch_size=1), proposals="oracle")
+    model = task.build_model(0)
+    found = [task.objective(model, batch) for batch in task.train_batches(1)]
+    objectives = sorted(float(each["objective"]) for each in found)
+    assert objectives[:TRAIN] == [0.0] * TRAIN
+    assert objectives[-1] > 0
+    assert task.evaluate(model, 1)["objective"] == 0
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam", "bpgrad"])
+def test_biases_are_not_decayed_by_any_solver(solver: str, tmp_path: Path) -> None:
+    task = tiny(tmp_path)
+    model = task.build_model(0)
+    cfg = load(["task=voc_detection", f"solver={solver}"])
+    rates, decays = task.lr_multipliers(model), task.decay_multipliers(model)
+    built = make_solver(solver_spec(cfg), model, rates, ONE.device, decays=decays)
+    biases = {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
+    decayed = {id(p): g["weight_decay"] for g in built.param_groups for p in g["params"]}
+    assert {decayed[key] for key in biases} == {0.0}
+    assert {decay for key, decay in decayed.items() if key not in biases} == {5e-4}
 
 
 # -- what a run leaves ---------------------------------------------------------------------------

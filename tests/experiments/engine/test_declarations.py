@@ -106,7 +106,8 @@ def test_figures_4_and_6_share_their_runs() -> None:
 def test_tables_and_figures_of_the_three_large_tasks_share_their_runs() -> None:
     for table, figure in (
         *(("table1", "figure8"), ("table2", "figure9"), ("table3", "figure10")),
-        ("table1-reduced", "figure8-reduced"),
+        *(("table1-reduced", "figure8-reduced"), ("table2-reduced", "figure9-reduced")),
+        ("table3-reduced", "figure10-reduced"),
     ):
         assert set(declared(figure).runs()) <= set(declared(table).runs())
 
@@ -125,6 +126,8 @@ def test_the_claims_find_their_runs_in_the_declarations() -> None:
         for one in EXPERIMENTS
         for task in one.tasks
     }
+    ids = {claim.id for claim in CLAIMS}
+    assert {name for one in EXPERIMENTS for name in one.claims} <= ids
     for claim in CLAIMS:
         for need in claim.needs:
             if isinstance(need, Runs):
@@ -226,7 +229,7 @@ def test_one_at_the_reduced_scale_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert at_scale(tmp_path, "mine", None) == (load(tmp_path / "mine.yaml"), "paper")
     assert isinstance(reduced[0], Experiment)
     plan = prepare(reduced[0])
-    assert (plan.name, plan.averaged) == ("mine-reduced", 2)
+    assert (plan.name, plan.declared.averaged) == ("mine-reduced", 2)
     assert {cfg.scale.name for _, cfg in plan.runs} == {"reduced"}
     own.unlink()
     assert at_scale(tmp_path, "mine", "reduced")[0] == load(tmp_path / "mine.yaml")

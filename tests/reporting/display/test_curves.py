@@ -39,6 +39,13 @@ def test_a_row_of_two_panels_for_each_task(tmp_path: Path) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Adam", "SGD"]
 
 
+def test_the_curve_of_another_metric(tmp_path: Path) -> None:
+    shown = replace(compare(make_run(tmp_path, "Adam")), curve="objective")
+    _, right = draw("", [shown]).axes
+    assert right.get_title(loc="left") == "MNIST: test objective"
+    assert list(right.lines[0].get_ydata()) == [2, 1, 2 / 3]
+
+
 def test_of_several_seeds_the_mean_and_a_band_from_smallest_to_largest(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, "Adam", seed, level=level) for seed, level in enumerate((1, 2, 6))]
     figure = draw("A title", [compare(*runs)])

@@ -91,6 +91,33 @@ def test_a_table_may_show_the_mean_over_the_last_epochs(tmp_path: Path) -> None:
     assert cells(text, "Adam")[2].startswith("0.8333 ± ")
 
 
+def test_a_note_and_the_fluctuation_stand_below_the_table(tmp_path: Path) -> None:
+    runs = tuple(make_run(tmp_path, "Adam", seed, level=seed + 1.0) for seed in (0, 1))
+    shown = Comparison("mnist", compare(*runs).metrics, runs, note="Mind this.")
+    assert list(notes(shown))[1] == "Mind this."
+    assert "Fluctuation" not in "\n".join(notes(shown))
+    found = list(notes(replace(shown, curve="objective", fluctuation=2)))
+    # Of the last two of 2, 1 and 2/3, and of twice that: (1 − 2/3) / √2 · 1.5 on average.
+    assert (
+        "Fluctuation, the standard deviation of the test objective over the last 2 epochs, mean "
+        "over the seeds: Adam 0.354." in found
+    )
+
+
+def test_what_is_not_compared_has_no_best(tmp_path: Path) -> None:
+    runs = tuple(
+        make_run(tmp_path, solver, seed, level=level * (1 + 0.01 * seed))
+        for solver, level in (("Adam", 1.0), ("SGD", 2.0))
+        for seed in range(3)
+    )
+    shown = compare(*runs)
+    assert "**" in cells(as_markdown("A title", [shown]), "Adam")[-3]
+    spread = {**shown.metrics, "top1_error": Metric("top-1 error", "%", compared=False)}
+    text = as_markdown("A title", [replace(shown, metrics=spread)])
+    assert "**" not in cells(text, "Adam")[-3]
+    assert "**" in text  # of the objective
+
+
 def test_runs_that_collapsed_are_named(tmp_path: Path) -> None:
     record = make_record(tmp_path, "Adam")
     rows = [row | {"val_collapsed": float(row["epoch"] == 3)} for row in record.rows()]
