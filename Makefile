@@ -98,6 +98,7 @@ bench: $(READY)  ## measure a step of every solver, the training loop against tw
 	$(BIN)/python scripts/bench_solvers.py
 	$(BIN)/python scripts/bench_loop.py
 	$(BIN)/python scripts/bench_detection.py
+	$(BIN)/python scripts/bench_input.py task=voc_segmentation scale=reduced --evaluate
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 	  $(BIN)/python scripts/bench_gpu.py loop steps; fi
 
@@ -108,6 +109,11 @@ bench-input: $(READY)  ## measure whether reading images keeps up with the netwo
 .PHONY: bench-detection
 bench-detection: $(READY)  ## measure the parts of detection: training, inference, evaluation
 	$(BIN)/python scripts/bench_detection.py $(ARGS)
+
+.PHONY: overfit
+overfit: $(READY)  ## check that the nets of VOC can learn a few images by heart
+	$(BIN)/python scripts/overfit_voc.py segmentation
+	$(BIN)/python scripts/overfit_voc.py detection
 
 .PHONY: clean
 clean:  ## delete the environment, caches and checkpoints; never data or results

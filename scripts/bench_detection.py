@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from torchvision.ops import batched_nms
 
 from bpgrad.metrics.bootstrap import bootstrap
 from bpgrad.metrics.voc import (
@@ -37,6 +36,7 @@ from bpgrad.metrics.voc import (
 from bpgrad.models.fast_rcnn import FastRcnn, losses, squeezenet_fast_rcnn
 from bpgrad.records.files import write_text
 from bpgrad.records.provenance import describe_start
+from bpgrad.tasks.detections import of_image
 from bpgrad.training.cli import run_command
 from bpgrad.world import choose_device
 
@@ -108,14 +108,13 @@ class Parts:
         self.timed("inference: pooling", lambda: model.pooled(features, regions))
         scores, _ = self.timed("inference: pooling, head", lambda: model.head(features, regions))
         each = scores.softmax(1)[:, :CLASSES].cpu()
-        ends = torch.from_numpy(boxes(rng, 100 * CLASSES))
-        labels = torch.arange(CLASSES).repeat_interleave(100)
-
-        def suppress() -> None:
-            highest = torch.sort(each, dim=0, descending=True, stable=True).values[:100].T.flatten()
-            batched_nms(ends, highest.double(), labels, 0.3)
-
-        self.timed("inference: suppression", suppress)
+        changes = torch.zeros(PROPOSALS, CLASSES, 4, dtype=torch.float64)
+        proposals, size = regions[:, 1:].double().cpu().numpy(), (SIZE[1], SIZE[0])
+        none = np.full(CLASSES, -np.inf)
+        self.timed(
+            "inference: suppression",
+            lambda: of_image(0, each, changes, proposals, size, none, plus_one=False),
+        )
 
 
 def test_set(rng: np.random.Generator, images: int) -> tuple[Detections, GroundTruth]:

@@ -98,17 +98,16 @@ class Examples(Dataset[Example | Tested]):
         self.boxes, self.preprocessing, self.seed = list(boxes), preprocessing, seed
         self.short, self.long, self.mirror = short, long, mirror
         self.trained = len(train) * (2 if mirror == "copies" else 1)
-        each = []
+        kept, counts, self.digests = [], [], []  # all regions of all images would be gigabytes
         for photo, its in zip(self.photos, self.boxes, strict=True):
             proposals.check(photo.objects.name, its, photo.objects.width, photo.objects.height)
-            each.append(proposals.labelled(its, photo.objects))
-        self.mean, self.std = proposals.target_scale(each[: len(train)], mirrored=mirror != "none")
-        shown = [(its.labels >= 0) & (its.labels < proposals.BACKGROUND) for its in each]
-        self.foreground = np.array([min(int(of.sum()), proposals.FOREGROUND) for of in shown])
-        self.background = np.array(
-            [int((its.labels == proposals.BACKGROUND).sum()) for its in each]
-        )
-        self.digests = [_digest(its) for its in each]
+            every = proposals.labelled(its, photo.objects)
+            kept.append(every.shown())
+            counts.append((len(kept[-1].boxes), (every.labels == proposals.BACKGROUND).sum()))
+            self.digests.append(_digest(every))
+        self.mean, self.std = proposals.target_scale(kept[: len(train)], mirrored=mirror != "none")
+        shown, self.background = np.array(counts).T
+        self.foreground = np.minimum(shown, proposals.FOREGROUND)
 
     def __len__(self) -> int:
         return self.trained + 2 * len(self.photos)

@@ -156,6 +156,11 @@ class Labelled:
     labels: np.ndarray
     targets: np.ndarray
 
+    def shown(self) -> "Labelled":
+        """Those that show an object."""
+        of = (self.labels >= 0) & (self.labels < BACKGROUND)
+        return Labelled(self.boxes[of], self.labels[of], self.targets[of])
+
 
 def labelled(proposals: np.ndarray, annotation: Annotation) -> Labelled:
     """Proposals, and the objects themselves after them, with what they show; difficult ones too."""
@@ -220,10 +225,9 @@ def target_scale(each: Sequence[Labelled], *, mirrored: bool) -> tuple[np.ndarra
         each: Of the images to train on.
         mirrored: Over the images and their mirror images.
     """
-    shown = [(its.labels >= 0) & (its.labels < BACKGROUND) for its in each]
-    pairs = zip(each, shown, strict=True)
-    labels = np.concatenate([its.labels[of] for its, of in zip(each, shown, strict=True)])
-    targets = np.concatenate([encode(its.boxes[of], its.targets[of]) for its, of in pairs])
+    shown = [its.shown() for its in each]
+    labels = np.concatenate([its.labels for its in shown])
+    targets = np.concatenate([encode(its.boxes, its.targets) for its in shown])
     if mirrored:
         labels = np.concatenate([labels, labels])
         targets = np.concatenate([targets, targets * [-1, 1, 1, 1]])

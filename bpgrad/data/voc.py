@@ -232,7 +232,7 @@ def _read_sbd(path: Path) -> np.ndarray:
 
 
 def check_pairs(pairs: Sequence[Pair]) -> None:
-    """Read every mask, and of every image its size.
+    """Read every mask, and of every image its size and whether it is whole.
 
     Raises DataError, for the first pair that cannot be trained on: file and reason.
     """
@@ -243,13 +243,11 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
 
 def _check_pair(pair: Pair) -> None:
     labels = read_mask(pair.mask)
-    try:
-        with Image.open(pair.image) as image:
-            width, height = image.size
-    except FileNotFoundError as error:
-        raise DataError(f"{pair.image} is missing; {pair.mask} is its mask") from error
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{pair.image} is truncated or no image ({error})") from error
+    if not pair.image.is_file():
+        raise DataError(f"{pair.image} is missing; {pair.mask} is its mask")
+    (width, height), note, readable = look_at(pair.image)
+    if not readable:
+        raise DataError(f"{pair.image} is truncated or no image ({note})")
     if labels.shape != (height, width):
         raise DataError(
             f"{pair.mask}: is {labels.shape[1]} × {labels.shape[0]} pixels, its image "

@@ -60,6 +60,11 @@ def break_image(pair: Pair) -> None:
     pair.image.write_bytes(pair.image.read_bytes()[:50])
 
 
+def cut_image(pair: Pair) -> None:
+    """Its header is whole."""
+    pair.image.write_bytes(pair.image.read_bytes()[:-100])
+
+
 def without_image(pair: Pair) -> None:
     pair.image.unlink()
 
@@ -88,6 +93,7 @@ def cut(pair: Pair) -> None:
     ("damage", "file", "words"),
     [
         (break_image, "image", "is truncated or no image"),
+        (cut_image, "image", "is truncated or no image"),
         (without_image, "image", "is missing"),
         (without_mask, "mask", "is missing"),
         (of_another_size, "mask", "is 50 × 41 pixels, its image 50 × 40"),
@@ -105,8 +111,7 @@ def test_pairs_that_cannot_be_trained_on(damage, file: str, words: str, pair: Pa
 
 
 def test_a_truncated_image_is_refused_when_it_is_read(pair: Pair) -> None:
-    """Its header is whole."""
-    pair.image.write_bytes(pair.image.read_bytes()[:-100])
+    cut_image(pair)
     with pytest.raises(DataError, match=r"2007_000001.jpg is truncated"):
         read_image(pair.image)
 
