@@ -12,7 +12,7 @@ import tempfile
 import uuid
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +21,12 @@ from io import BufferedRandom
 from pathlib import Path
 
 from bpgrad.errors import DataError
+
+DOWNLOAD_ERRORS = (OSError, ImportError, RuntimeError, HTTPException, DataError)
+NAMED = 3  # files in one line
+_Stat = tuple[int, ...]  # size and times
+_Files = Mapping[str, tuple[_Stat, str]]  # those, and the md5, by a file's path in the folder
+Look = Callable[[Path, Sequence[str]], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Source:
     md5: Mapping[str, str]  # file in that folder, or folder in it -> md5
     torchvision_name: str = ""  # the class of torchvision.datasets that downloads it
     by_hand: str = ""  # where to get it, if nothing downloads it
+    look: Look | None = None  # finds what is wrong with files of a folder (see `check_tree`)
 
     @property
     def how(self) -> str:
@@ -62,12 +69,11 @@ class Source:
                 self.read(data_root, file)
                 continue
             with self._remedy(data_root, file):
-                found = tree_md5(data_root, f"{self.folder}/{file[:-1]}")
-                if found != md5:
-                    raise DataError(
-                        f"{data_root / self.folder / file} has files missing, added or changed: "
-                        f"they hash to {found}, expected {md5}"
-                    )
+                check_tree(data_root, f"{self.folder}/{file[:-1]}", md5, self.look)
+
+    def contents(self, data_root: Path) -> Mapping[str, str]:
+        """The md5s that stand for the verified contents, for what is computed of them and kept."""
+        return self.md5
 
     def is_absent(self, data_root: Path) -> bool:
         """Whether none of its files is there."""
@@ -79,13 +85,17 @@ class Source:
         try:
             yield
         except DataError as error:
-            command = ("python", "scripts/get_data.py", self.name, "--data-root", str(data_root))
             if self.torchvision_name:
-                how = f"run `{shlex.join(command)}`, or place there by hand the file with md5 "
+                how = f"run `{self.command(data_root)}`, or place there by hand the file with md5 "
                 how += self.md5[file]
             else:
                 how = f"{self.by_hand} (md5 {self.md5[file]})"
             raise DataError(f"{self.name}: {error}; {how}") from error
+
+    def command(self, data_root: Path) -> str:
+        """What downloads it into a data root, to be pasted into a shell."""
+        words = ("python", "scripts/get_data.py", self.name, "--data-root", str(data_root))
+        return shlex.join(words)
 
     def download(self, data_root: Path) -> None:
         """Have torchvision download the data set, unless it is there and whole.
@@ -116,12 +126,16 @@ class Source:
                 target.mkdir(exist_ok=True)
                 for file in self.md5:
                     os.replace(Path(root, self.folder, file), target / file)
-        except (OSError, ImportError, RuntimeError, HTTPException, DataError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(
-                f"{self.name}: the download into {target} failed ({reason}); try again later, or "
-                f"place there by hand {in_words(self.md5)}"
-            ) from error
+        except DOWNLOAD_ERRORS as error:
+            raise self._failed(target, error) from error
+
+    def _failed(self, target: Path, error: Exception) -> DataError:
+        """What to say of a download that ended in an error."""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return DataError(
+            f"{self.name}: the download into {target} failed ({reason}); try again later, or "
+            f"place there by hand {in_words(self.md5)}"
+        )
 
     def _download_with_torchvision(self, root: str) -> None:
         import torchvision.datasets  # slow to import, and most runs do not need it
@@ -164,15 +178,59 @@ def tree_md5(data_root: Path, folder: str) -> str:
     Raises:
         DataError: the folder is missing or has no files, or one cannot be read.
     """
+    known, found = _known_and_found(data_root, folder)
+    if known != found:
+        _write_memory(_memory(data_root, folder), found)
+    return _identity(found)
+
+
+def check_tree(data_root: Path, folder: str, md5: str, look: Look | None = None) -> None:
+    """Compare a folder with the `tree_md5` that it should have.
+
+    While it has another one, what is remembered of the files as they should be stays. Where that
+    was never seen, `look` is asked what is wrong with the files, by their paths in the folder.
+
+    Raises:
+        DataError: as `tree_md5` does, or files are missing, added or changed; the first of them
+            are named where that can be known.
+    """
+    known, found = _known_and_found(data_root, folder)
+    seen_whole, now = _identity(known) == md5, _identity(found)
+    if known != found and (now == md5 or not seen_whole):
+        _write_memory(_memory(data_root, folder), found)
+    if now == md5:
+        return
+    if seen_whole:
+        wrong = dict.fromkeys(known.keys() - found.keys(), "missing")
+        wrong |= dict.fromkeys(found.keys() - known.keys(), "added")
+        both = known.keys() & found.keys()
+        wrong |= {name: "changed" for name in both if known[name][1] != found[name][1]}
+    else:
+        wrong = {} if look is None else dict(look(data_root / folder, sorted(found)))
+    which = named(wrong) or f"they hash to {now}, expected {md5}"
+    raise DataError(f"{data_root / folder} has files missing, added or changed: {which}")
+
+
+def named(wrong: Mapping[str, str]) -> str:
+    """Some files by their paths, with what is wrong with each: the first, and how many more."""
+    names = sorted(wrong)
+    first = [
+        f"{name if name.isprintable() else ascii(name)} ({wrong[name]})" for name in names[:NAMED]
+    ]
+    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
+    return ", ".join([*first, *more])
+
+
+def _known_and_found(data_root: Path, folder: str) -> tuple[_Files, _Files]:
+    """The files below a folder as they are remembered, and as they are."""
     top = data_root / folder
-    memory = data_root / "cache" / f"md5-{hashlib.md5(folder.encode()).hexdigest()[:12]}.gz"
     try:
         stats = {
             name: (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-            for name in _names_below(top)
+            for name in names_below(top)
             for found in ((top / name).stat(),)
         }
-        known = _read_memory(memory)
+        known = _read_memory(_memory(data_root, folder))
         stale = [name for name in stats if known.get(name, ((), ""))[0] != stats[name]]
         with ThreadPoolExecutor() as pool:  # hashing and reading let go of the interpreter
             fresh = dict(
@@ -182,14 +240,22 @@ def tree_md5(data_root: Path, folder: str) -> str:
         raise DataError(f"{error.filename} cannot be read ({error.strerror})") from error
     if not stats:
         raise DataError(f"{top} is missing or has no files")
-    md5s = {name: fresh[name] if name in fresh else known[name][1] for name in sorted(stats)}
-    if fresh or known.keys() != stats.keys():
-        _write_memory(memory, {name: (stats[name], md5) for name, md5 in md5s.items()})
-    lines = (f"{md5} {stats[name][0]} {name}\0" for name, md5 in md5s.items())
+    return known, {
+        name: (stats[name], fresh[name] if name in fresh else known[name][1])
+        for name in sorted(stats)
+    }
+
+
+def _memory(data_root: Path, folder: str) -> Path:
+    return data_root / "cache" / f"md5-{hashlib.md5(folder.encode()).hexdigest()[:12]}.gz"
+
+
+def _identity(files: _Files) -> str:
+    lines = (f"{md5} {size} {name}\0" for name, ((size, *_), md5) in sorted(files.items()))
     return hashlib.md5("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def _names_below(top: Path) -> Iterator[str]:
+def names_below(top: Path) -> Iterator[str]:
     """Files below a folder by their paths in it, with forward slashes."""
     for folder, folders, files in os.walk(top, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -203,10 +269,7 @@ def _file_md5(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-_Stat = tuple[int, ...]  # size and times
-
-
-def _read_memory(path: Path) -> dict[str, tuple[_Stat, str]]:
+def _read_memory(path: Path) -> _Files:
     """What `_write_memory` wrote; empty if absent or not whole."""
     try:
         digest, _, content = gzip.decompress(path.read_bytes()).partition(b"\n")
@@ -222,7 +285,7 @@ def _read_memory(path: Path) -> dict[str, tuple[_Stat, str]]:
     return {}
 
 
-def _write_memory(path: Path, known: Mapping[str, tuple[_Stat, str]]) -> None:
+def _write_memory(path: Path, known: _Files) -> None:
     text = "".join(
         f"{md5} {' '.join(map(str, stat))} {name}\0" for name, (stat, md5) in known.items()
     )

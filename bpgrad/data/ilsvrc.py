@@ -2,22 +2,16 @@
 
 import hashlib
 import io
-import json
-import os
 import re
-import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO
 
-from bpgrad.data.files import Source, atomic_writer, in_words, tree_md5
+from bpgrad.data.files import in_words
+from bpgrad.data.imagefolder import unreadable
+from bpgrad.data.unpacked import PARTS, Placed, Unpacked
 from bpgrad.errors import DataError
-
-RECEIPT = "prepared.json"  # in the data set's folder; written last
-PARTIAL = ".partial"  # ends the names of what is being written
 
 
 @dataclass(frozen=True)
@@ -50,61 +44,32 @@ class Archives:
 OFFICIAL = Archives()
 
 
-class Ilsvrc(Source):
-    """The data set; its md5s are the archives', which `prepare` has checked and a receipt names."""
-
-    def is_absent(self, data_root: Path) -> bool:
-        """Whether there is nothing of it."""
-        return not (data_root / self.folder).exists()
-
-    def verify(self, data_root: Path) -> None:
-        """Check the receipt, and every file against it: read once, then by size and times.
-
-        Raises:
-            DataError: there is none, or files are missing, added or changed.
-        """
-        folder = data_root / self.folder
-        try:
-            receipt = json.loads((folder / RECEIPT).read_bytes())
-            expected = {part: receipt[part] for part in ("train", "val")}
-            whole = receipt["archives"] == dict(self.md5)
-        except FileNotFoundError:
-            raise DataError(
-                f"{self.name}: {folder} is missing or not whole; {self.by_hand}"
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            raise DataError(f"{self.name}: {folder / RECEIPT} is damaged; {self.by_hand}")
-        for part, md5 in expected.items():
-            if tree_md5(data_root, f"{self.folder}/{part}") != md5:
-                raise DataError(
-                    f"{self.name}: {folder / part} has files missing, added or changed; "
-                    f"{self.by_hand}"
-                )
-
-
-SOURCE = Ilsvrc(
+SOURCE = Unpacked(
     name="imagenet",
     folder="imagenet",
     md5=OFFICIAL.md5,
     by_hand=f"get {in_words(OFFICIAL.md5)} from image-net.org (an account is needed; 145 GB, and "
     "as much again), then `python scripts/get_data.py imagenet --from FOLDER_OF_THE_ARCHIVES`",
+    look=unreadable,
 )
 
 
 def prepare(data_root: Path, archives: Path, given: Archives = OFFICIAL) -> None:
     """Unpack the archives in a folder into `data_root`/imagenet/{train,val}/<class>/.
 
-    What is whole already stays: a call after an interruption goes on with the next class. Archives
-    are left as they are. Nothing outside of the data set's folder is written, whatever names an
-    archive holds.
+    What is whole already stays, and what is not is mended: files are compared by their sizes, and
+    by their contents where they are not what an earlier receipt says. Archives are left as they
+    are. Nothing outside of the data set's folder is written, whatever names an archive holds.
 
     Raises:
         DataError: an archive is missing, has another md5 or other contents than it should.
     """
-    top = data_root / SOURCE.folder
+    source = replace(SOURCE, md5=given.md5)
+    top = data_root / source.folder
     try:
+        for name in given.md5:
+            if not (archives / name).is_file():
+                raise DataError(f"{archives / name} is missing; {source.by_hand}")
         top.mkdir(parents=True, exist_ok=True)
         for name, md5 in given.md5.items():
             _check_md5(archives / name, md5, top)
@@ -114,18 +79,16 @@ def prepare(data_root: Path, archives: Path, given: Archives = OFFICIAL) -> None
                 f"{archives / given.devkit}: has {len(wnids)} classes and {len(truth)} validation "
                 f"labels, not {given.classes} and {given.val_images}"
             )
-        _unpack_training(archives / given.train, top / "train", set(wnids.values()))
+        doubtful = source.doubtful(data_root)
+        train, val = (Placed(top / part, contents=part in doubtful) for part in PARTS)
+        _unpack_training(archives / given.train, train, set(wnids.values()))
         labels = {k: wnids[label] for k, label in enumerate(truth, 1) if k not in blacklist}
-        _unpack_validation(archives / given.val, top / "val", labels)
-        for part, expected in (("train", given.train_images), ("val", len(labels))):
-            found = sum(1 for _ in (top / part).glob("*/*.JPEG"))
-            if found != expected:
-                raise DataError(f"{top / part}: has {found} images, not {expected}")
-        receipt: dict[str, object] = {
-            part: tree_md5(data_root, f"{SOURCE.folder}/{part}") for part in ("train", "val")
-        }
-        with atomic_writer(top / RECEIPT) as file:
-            file.write(json.dumps(receipt | {"archives": given.md5}).encode())
+        _unpack_validation(archives / given.val, val, labels)
+        for part, expected in ((train, given.train_images), (val, len(labels))):
+            if len(part.names) != expected:
+                raise DataError(f"{part.folder}: has {len(part.names)} images, not {expected}")
+            part.check_nothing_else()
+        source.write_receipt(data_root)
         for leftover in top.glob(".md5-*"):
             leftover.unlink()
     except tarfile.TarError as error:
@@ -136,10 +99,7 @@ def prepare(data_root: Path, archives: Path, given: Archives = OFFICIAL) -> None
 
 def _check_md5(path: Path, md5: str, top: Path) -> None:
     """Hash an archive, unless that has been done since it was last changed."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise DataError(f"{path} is missing; {SOURCE.by_hand}") from error
+    stat = path.stat()
     known = top / f".md5-{path.name}"
     now = f"{stat.st_size} {stat.st_mtime_ns} {md5}"
     if known.exists() and known.read_text() == now:
@@ -184,8 +144,8 @@ def _read_devkit(path: Path) -> tuple[dict[int, str], list[int], set[int]]:
     return wnids, truth, blacklist
 
 
-def _unpack_training(path: Path, target: Path, wnids: set[str]) -> None:
-    """A tar of tars, one a class; each class's folder appears when it is whole."""
+def _unpack_training(path: Path, target: Placed, wnids: set[str]) -> None:
+    """A tar of tars, one a class."""
     seen = set()
     with tarfile.open(path, "r:") as outer:
         for member in outer:
@@ -193,58 +153,23 @@ def _unpack_training(path: Path, target: Path, wnids: set[str]) -> None:
             if not (member.isfile() and member.name.endswith(".tar") and wnid in wnids):
                 raise DataError(f"{path}: {member.name!r} is not the archive of a class; refused")
             seen.add(wnid)
-            if (target / wnid).is_dir():
-                continue
-            content = outer.extractfile(member)
-            with (
-                _whole_folder(target / wnid) as folder,
-                tarfile.open(fileobj=content, mode="r:") as inner,
-            ):
+            with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
                 for image in inner:
                     _check_name(path, image, rf"{wnid}_\d+\.JPEG")
-                    _write_image(inner, image, folder / image.name)
+                    target.place(inner, image, f"{wnid}/{image.name}")
     if missing := sorted(wnids - seen):
         raise DataError(f"{path}: has no archive of {len(missing)} classes, the first {missing[0]}")
 
 
-def _unpack_validation(path: Path, target: Path, labels: Mapping[int, str]) -> None:
-    for wnid in sorted(set(labels.values())):
-        (target / wnid).mkdir(parents=True, exist_ok=True)
-    for leftover in target.glob(f"*/*{PARTIAL}"):
-        leftover.unlink()
+def _unpack_validation(path: Path, target: Placed, labels: Mapping[int, str]) -> None:
     with tarfile.open(path, "r:") as archive:
         for member in archive:
             _check_name(path, member, r"ILSVRC2012_val_\d{8}\.JPEG")
-            if (number := int(member.name[15:23])) not in labels:
-                continue  # blacklisted
-            place = target / labels[number] / member.name
-            if place.exists() and place.stat().st_size == member.size:
-                continue
-            partial = place.with_name(place.name + PARTIAL)
-            _write_image(archive, member, partial)
-            os.replace(partial, place)
+            number = int(member.name[15:23])
+            if number in labels:  # the others are blacklisted
+                target.place(archive, member, f"{labels[number]}/{member.name}")
 
 
 def _check_name(path: Path, member: tarfile.TarInfo, pattern: str) -> None:
     if not (member.isfile() and re.fullmatch(pattern, member.name)):
         raise DataError(f"{path}: holds {member.name!r}, which is no image of its kind; refused")
-
-
-def _write_image(archive: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> None:
-    content: IO[bytes] | None = archive.extractfile(member)
-    assert content is not None  # it is a file
-    with place.open("wb") as file:
-        shutil.copyfileobj(content, file)
-
-
-@contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
-    """A new folder that appears as `target` when the block ends without an error."""
-    partial = target.with_name(target.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -5,7 +5,7 @@ import hashlib
 import os
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +165,16 @@ def look_at(path: Path) -> tuple[tuple[int, int], str, bool]:
             return image.size, ", ".join(notes), True
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return (0, 0), _reason(error), False
+
+
+def unreadable(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Which of some files below a folder are images that cannot be read, and why."""
+    images = [name for name in names if is_image_name(name.rpartition("/")[2])]
+    with ThreadPoolExecutor() as pool:
+        looked = list(pool.map(look_at, (folder / name for name in images)))
+    return {
+        name: note for name, (_, note, readable) in zip(images, looked, strict=True) if not readable
+    }
 
 
 def _oddities(image: Image.Image, path: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from bpgrad.data.files import Source, in_words
-from bpgrad.data.imagefolder import look_at
+from bpgrad.data.imagefolder import look_at, unreadable
 from bpgrad.errors import DataError
 
 CLASSES = (
@@ -82,6 +82,7 @@ REDUCED = _Reduced(
     },
     by_hand="place there by hand the 210 images of VOC 2007's segmentation test set with 000004 "
     f"and 001551, with lists that divide them as VOC 2011 and SBD do; {ONE_EDITION}",
+    look=unreadable,
 )
 #: The archives that torchvision unpacks; what comes out of them is checked file by file.
 ARCHIVES = {

@@ -2,7 +2,7 @@ import gzip
 import hashlib
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.client import IncompleteRead
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torchvision.datasets
 
 from bpgrad.data import files
 from bpgrad.data.cifar10 import INITIAL_WEIGHTS
-from bpgrad.data.files import Source, atomic_writer, read_verified, tree_md5
+from bpgrad.data.files import Source, atomic_writer, check_tree, read_verified, tree_md5
 from bpgrad.errors import DataError
 
 CONTENTS = {"one": b"first file", "two": b"second file"}
@@ -349,3 +349,43 @@ def test_a_source_may_pin_whole_folders(tmp_path: Path) -> None:
         source.verify(tmp_path)
     assert "unpack many.tar there" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder: later(folder / "b/2.jpg", b"!"), "b/2.jpg (changed)"),
+        (lambda folder: (folder / "b/2.jpg").unlink(), "b/2.jpg (missing)"),
+        (lambda folder: (folder / "b/new").write_bytes(b""), "b/new (added)"),
+        (
+            lambda folder: [(folder / "b" / f"{k}\n").write_bytes(b"") for k in range(5)],
+            r"'b/0\n' (added), 'b/1\n' (added), 'b/2\n' (added), and 2 more",
+        ),
+    ],
+)
+def test_files_that_were_whole_are_named(
+    tmp_path: Path, change: Callable[[Path], object], words: str
+) -> None:
+    folder = tree(tmp_path) / "train"
+    source = Source("many", "set", {"train/": tree_md5(tmp_path, "set/train")}, by_hand="get it")
+    change(folder)
+    for _ in range(2):
+        with pytest.raises(DataError) as caught:
+            source.verify(tmp_path)
+        assert f"train has files missing, added or changed: {words}; get it" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_memory_the_files_are_looked_at(tmp_path: Path) -> None:
+    seen = []
+
+    def look(folder: Path, names: Sequence[str]) -> dict[str, str]:
+        seen.append((folder, names))
+        return {"b/2.jpg": "is cut"}
+
+    folder = tree(tmp_path) / "train"
+    with pytest.raises(DataError, match=r"or changed: b/2\.jpg \(is cut\)$"):
+        check_tree(tmp_path, "set/train", "0" * 32, look)
+    assert seen == [(folder, ["a/1.jpg", "b/2.jpg"])]
+    with pytest.raises(DataError, match=r"they hash to [0-9a-f]{32}, expected 0{32}$"):
+        check_tree(tmp_path, "set/train", "0" * 32)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from bpgrad.data import ilsvrc
-from bpgrad.data.ilsvrc import Archives, Ilsvrc, prepare
+from bpgrad.data import ilsvrc, unpacked
+from bpgrad.data.ilsvrc import Archives, prepare
+from bpgrad.data.unpacked import RECEIPT, Unpacked
 from bpgrad.errors import DataError
 from scripts import get_data
 
@@ -84,7 +86,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ilsvrc.RECEIPT
+        if path.is_file() and path.name != RECEIPT
     }
 
 
@@ -101,8 +103,8 @@ EXPECTED = {
 }
 
 
-def source_of(given: Archives) -> Ilsvrc:
-    return Ilsvrc("imagenet", "imagenet", given.md5, by_hand="get it")
+def source_of(given: Archives) -> Unpacked:
+    return Unpacked("imagenet", "imagenet", given.md5, by_hand="get it")
 
 
 def test_archives_become_folders_of_classes(
@@ -118,9 +120,97 @@ def test_archives_become_folders_of_classes(
     source.verify(tmp_path)
     prepare(tmp_path, tmp_path / "archives", given)  # nothing left to do
     assert files(tmp_path / "imagenet") == EXPECTED
-    (tmp_path / "imagenet/val/n00000001/ILSVRC2012_val_00000002.JPEG").write_bytes(b"other")
-    with pytest.raises(DataError, match="imagenet/val has files missing, added or changed"):
-        source.verify(tmp_path)
+
+
+CAT, DOG = "train/n00000002/n00000002_1.JPEG", "val/n00000001/ILSVRC2012_val_00000002.JPEG"
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:4]),
+    "changed, of the same size": lambda path: path.write_bytes(path.read_bytes()[::-1]),
+    "missing": lambda path: path.unlink(),
+    "its class missing": lambda path: shutil.rmtree(path.parent),
+}
+
+
+@pytest.mark.parametrize("name", [CAT, DOG])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("memory", [True, False])
+def test_damage_is_named_and_mended_by_the_command(
+    archives: Callable[..., Archives],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    damage: str,
+    memory: bool,
+) -> None:
+    given, top = archives(), tmp_path / "imagenet"
+    source = source_of(given)
+    prepare(tmp_path, tmp_path / "archives", given)
+    before = source.contents(tmp_path)
+    DAMAGES[damage](top / name)
+    part, _, path = name.partition("/")
+    for _ in range(2):  # what was whole once is remembered
+        with pytest.raises(DataError, match=f"imagenet/{part} has files missing, ") as refused:
+            source.verify(tmp_path)
+        assert f"{path} ({'missing' if 'missing' in damage else 'changed'})" in str(refused.value)
+    if not memory:
+        shutil.rmtree(tmp_path / "cache")
+    written, write = [], unpacked.write
+    monkeypatch.setattr(unpacked, "write", lambda *a: (written.append(a[-1].parent), write(*a)))
+    prepare(tmp_path, tmp_path / "archives", given)
+    assert set(written) == {(top / name).parent}  # nothing but what was damaged
+    assert files(top) == EXPECTED
+    source.verify(tmp_path)
+    assert source.contents(tmp_path) == before
+
+
+def test_a_mending_that_was_cut_is_gone_on_with(
+    archives: Callable[..., Archives], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contents are compared until the receipt fits again, not only in the first call."""
+    given, top = archives(), tmp_path / "imagenet"
+    prepare(tmp_path, tmp_path / "archives", given)
+    for name in (CAT, DOG):
+        DAMAGES["changed, of the same size"](top / name)
+    with monkeypatch.context() as patch:
+        patch.setattr(unpacked, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path, tmp_path / "archives", given)
+    with pytest.raises(DataError, match="missing, added or changed"):
+        source_of(given).verify(tmp_path)
+    prepare(tmp_path, tmp_path / "archives", given)
+    assert files(top) == EXPECTED
+
+
+def test_what_is_no_part_of_it_is_named_and_left(
+    archives: Callable[..., Archives], tmp_path: Path
+) -> None:
+    given = archives()
+    prepare(tmp_path, tmp_path / "archives", given)
+    others = [tmp_path / "imagenet/train" / name for name in ("mine/1.JPEG", "n00000001/2.txt")]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    words = r"mine/1\.JPEG \(added\), n00000001/2\.txt \(added\)"
+    with pytest.raises(DataError, match=words):
+        source_of(given).verify(tmp_path)
+    with pytest.raises(DataError, match=f"its archive has not, remove them: {words}"):
+        prepare(tmp_path, tmp_path / "archives", given)
+    for path in others:
+        path.unlink()
+    source_of(given).verify(tmp_path)
+
+
+def test_archives_that_are_not_there_leave_nothing_behind(
+    archives: Callable[..., Archives], tmp_path: Path
+) -> None:
+    given, root = archives(), tmp_path / "root"
+    with pytest.raises(DataError, match=r"typo/ILSVRC2012_img_train\.tar is missing"):
+        prepare(root, tmp_path / "typo", given)
+    assert not root.exists()
+    with pytest.raises(DataError, match="truncated or corrupt"):
+        prepare(root, tmp_path / "archives", replace(given, val_md5="0" * 32))
+    (line,) = (line for line in get_data.states(root) if line.startswith("imagenet "))
+    assert line.split()[1] == "missing"
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"train": "x", "val": "y", "archives": {}}', "[1]"])
@@ -129,7 +219,7 @@ def test_a_damaged_receipt_is_refused(
 ) -> None:
     given = archives()
     prepare(tmp_path, tmp_path / "archives", given)
-    (tmp_path / "imagenet" / ilsvrc.RECEIPT).write_text(text)
+    (tmp_path / "imagenet" / RECEIPT).write_text(text)
     with pytest.raises(DataError, match=r"prepared\.json is damaged; get it"):
         source_of(given).verify(tmp_path)
 
@@ -142,7 +232,7 @@ def test_it_goes_on_where_it_was_cut(
     after: int,
 ) -> None:
     given = archives()
-    write, written = ilsvrc._write_image, iter(range(100))
+    write, written = unpacked.write, iter(range(100))
 
     def cut(archive: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> None:
         if next(written) == after:
@@ -151,16 +241,14 @@ def test_it_goes_on_where_it_was_cut(
         write(archive, member, place)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ilsvrc, "_write_image", cut)
+        patch.setattr(unpacked, "write", cut)
         with pytest.raises(KeyboardInterrupt):
             prepare(tmp_path, tmp_path / "archives", given)
     with pytest.raises(DataError, match="not whole"):
         source_of(given).verify(tmp_path)
     done = set(files(tmp_path / "imagenet"))
     again = []
-    monkeypatch.setattr(
-        ilsvrc, "_write_image", lambda a, m, p: (again.append(m.name), write(a, m, p))
-    )
+    monkeypatch.setattr(unpacked, "write", lambda a, m, p: (again.append(m.name), write(a, m, p)))
     prepare(tmp_path, tmp_path / "archives", given)
     assert files(tmp_path / "imagenet") == EXPECTED
     assert not {Path(name).name for name in done} & set(again)  # whole ones are not written again

@@ -16,6 +16,7 @@ from bpgrad.data.imagefolder import (
     image_folder,
     read_rgb,
     scan,
+    unreadable,
 )
 from bpgrad.errors import DataError
 from tests.data.images import make_image_folder, picture
@@ -144,6 +145,16 @@ def test_bad_images_are_all_named_before_anything_is_trained(folder: Path) -> No
     assert scanned(folder).sizes.shape == (6, 2)
     with pytest.raises(DataError, match=r"gone.JPEG: cannot be read as an image \(.*No such file"):
         read_rgb(folder / "gone.JPEG")
+
+
+def test_images_that_cannot_be_read_are_found_among_files(folder: Path) -> None:
+    make_odd(folder)
+    bad = make_bad(folder)
+    (folder / "n01" / "notes.txt").write_bytes(b"")
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    found = unreadable(folder, names)
+    assert found.keys() == bad.keys()
+    assert all(note in found[name] for name, note in bad.items())
 
 
 def test_other_contents_are_looked_at_again(folder: Path) -> None:
