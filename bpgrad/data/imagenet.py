@@ -21,21 +21,10 @@ from bpgrad.data.augmentation import (
     draws_of,
     training_crop,
 )
-from bpgrad.data.files import Source, atomic_writer
+from bpgrad.data.files import atomic_writer
 from bpgrad.data.imagefolder import Pixels
 from bpgrad.data.order import example_coins
 from bpgrad.data.pipeline import Key
-
-IMAGENETTE = Source(
-    name="imagenette",
-    folder="imagenette2",
-    md5={
-        "train/": "f573e032db6ccb0e0788d4460c2c6749",
-        "val/": "a434f239cdb6e6971c18bbfb0d15e70f",
-    },
-    by_hand="take imagenette from github.com/thunderInfy/imagenette, resampled to 160 × 160 pixels "
-    "(Lanczos, JPEG quality 68)",
-)
 
 STATISTICS_EVERY = 100  # of the training images, as the demo
 STATISTICS_SIDE = 256  # pixels

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bpgrad.data import ilsvrc, imagenet, order
+from bpgrad.data import ilsvrc, imagenette, order
 from bpgrad.data.augmentation import ColourShift, draws_of
 from bpgrad.data.files import Source
 from bpgrad.data.imagefolder import ImageFolder, Pixels, decoded, image_folder, scan
@@ -75,6 +75,7 @@ class ImageNet(Task):
     ) -> None:
         _check(classes, resolution, width, reestimation_images)
         self.context, self.world = context, context.world
+        self.source = self.source_in(context.data_root)
         self.resolution, self.width, self.batch_norm = resolution, width, batch_norm
         self.initialisation, self.validation = initialisation, validation
         self.reestimation_images = reestimation_images
@@ -122,6 +123,11 @@ class ImageNet(Task):
     def data_md5(data_root: Path) -> Mapping[str, str]:
         return ilsvrc.SOURCE.md5
 
+    @classmethod
+    def source_in(cls, data_root: Path) -> Source:
+        """The data set that is read from a data root."""
+        return cls.source
+
     def _folders(self, classes: int | None) -> tuple[ImageFolder, ImageFolder]:
         """The training and the validation images."""
         top = self.context.data_root / self.source.folder
@@ -142,7 +148,7 @@ class ImageNet(Task):
 
     def _digest(self, classes: int) -> str:
         """What stands for the contents of the verified files of so many classes."""
-        return f"{sorted(self.source.md5.items())} {classes}"
+        return f"{sorted(self.source.contents(self.context.data_root).items())} {classes}"
 
     def build_model(self, seed: int) -> nn.Module:
         model = AlexNet(
@@ -264,7 +270,8 @@ class ImageNet(Task):
 class Imagenette(ImageNet):
     """Ten classes of ImageNet, 9 469 + 3 925 images of 160 × 160 pixels: the reduced edition.
 
-    Judged, and tuned, by the error with statistics estimated again.
+    Judged, and tuned, by the error with statistics estimated again. Where these images are not
+    there, those of torchvision's edition are read: runs of it have names of their own.
     """
 
     metrics: Mapping[str, Metric] = (
@@ -273,12 +280,24 @@ class Imagenette(ImageNet):
         | ERRORS
         | ERRORS_AGAIN
     )
-    source = imagenet.IMAGENETTE
+    source: Source = imagenette.IMAGENETTE
+    other: Source = imagenette.IMAGENETTE_160
     keep_decoded = True
+
+    @classmethod
+    def source_in(cls, data_root: Path) -> Source:
+        """The edition that lies there; torchvision's only where the other does not."""
+        there = cls.source.is_absent(data_root) and not cls.other.is_absent(data_root)
+        return cls.other if there else cls.source
+
+    @classmethod
+    def fetch(cls, data_root: Path) -> None:
+        if cls.source.is_absent(data_root):
+            cls.other.download(data_root)
 
     @staticmethod
     def data_md5(data_root: Path) -> Mapping[str, str]:
-        return imagenet.IMAGENETTE.md5
+        return Imagenette.source_in(data_root).md5
 
 
 def _check(classes: int | None, resolution: int, width: int, images: int) -> None:

@@ -98,6 +98,10 @@ class Task(ABC):
         Known without the data where they are pinned: it is a part of a run's name.
         """
 
+    @classmethod  # noqa: B027
+    def fetch(cls, data_root: Path) -> None:
+        """With `download=true`, before a run is named: get what `data_md5` depends on, if any."""
+
     @abstractmethod
     def build_model(self, seed: int) -> nn.Module:
         """The model on the device, its initial weights drawn from a CPU generator.

@@ -8,11 +8,28 @@ from pathlib import Path
 
 from bpgrad.errors import RecordError
 from bpgrad.records.run_record import RunRecord
-from bpgrad.training.config import CONFIG_DIR, Config
+from bpgrad.training.config import CONFIG_DIR, Config, task_class
 from bpgrad.training.identity import run_name
+from bpgrad.world import World
 
 SUITE_RECORDS = CONFIG_DIR.parent / "results" / "runs"
 SUITE_CHECKPOINTS = CONFIG_DIR.parent / "checkpoints"
+
+
+def record_of(cfg: Config, world: World) -> RunRecord:
+    """Where a run is recorded: by the data that lies there, or has been downloaded now.
+
+    Nothing is for a run that is done.
+    """
+    record = _record_of(cfg)
+    if not cfg.download or (record.directory / "result.json").exists():
+        return record
+    world.from_main(lambda: task_class(cfg).fetch(Path(cfg.data_root)))
+    return _record_of(cfg)
+
+
+def _record_of(cfg: Config) -> RunRecord:
+    return RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
 
 
 def here_or_in_suite(cfg: Config) -> Config:

@@ -36,8 +36,9 @@ from bpgrad.training.history import (
     epoch_timing,
     step_summary,
 )
-from bpgrad.training.identity import describe, run_name
+from bpgrad.training.identity import describe
 from bpgrad.training.iteration import TURN, Iterations, autocast
+from bpgrad.training.lookup import record_of
 from bpgrad.training.mirror import mirrored
 from bpgrad.training.numerics import configure_torch, context_of, own_stream
 from bpgrad.training.progress import ProgressBar, epoch_line, say
@@ -75,7 +76,7 @@ def in_turns(cfg: Config, world: World, guard: SignalGuard, alive: Alive = lambd
 
     What is yielded is how many of them there were since the turn before.
     """
-    record = RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
+    record = record_of(cfg, world)
     finished = world.from_main(lambda: record.begin(rerun=cfg.rerun))
     try:
         if finished is not None:

@@ -18,6 +18,7 @@ from bpgrad.data.augmentation import central_crop, draws_of
 from bpgrad.data.files import Source, tree_md5
 from bpgrad.data.imagefolder import image_folder, read_rgb
 from bpgrad.data.imagenet import Crops
+from bpgrad.data.unpacked import Unpacked
 from bpgrad.errors import ConfigError, DataError, Interrupted
 from bpgrad.models.alexnet import AlexNet
 from bpgrad.records.run_record import RunRecord
@@ -317,6 +318,25 @@ def test_what_cannot_be_is_one_line(root: Path, changes: dict[str, Any], words: 
     assert words in str(refused.value)
 
 
+def test_what_was_found_of_images_goes_with_their_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a set that was unpacked: other files of the same archives are looked at again."""
+    for part, images in (("train", 4), ("val", 1)):
+        make_image_folder(tmp_path / "generated" / part, images=images)
+    source = Unpacked("generated", "generated", {"archive": "0" * 32}, by_hand="make it")
+    monkeypatch.setattr(ImageNet, "source", source)
+    source.write_receipt(tmp_path)
+    made(tmp_path)
+    path = tmp_path / "generated/train/n02/n02_2.JPEG"
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(DataError, match=r"n02/n02_2.JPEG \(changed\); make it"):
+        made(tmp_path)
+    source.write_receipt(tmp_path)
+    with pytest.raises(DataError, match=r"n02_2.JPEG: cannot be read as an image \(image file is"):
+        made(tmp_path)
+
+
 def test_more_classes_than_there_are(root: Path) -> None:
     with pytest.raises(DataError, match=r"has 3 folders of classes, not 4$"):
         made(root, classes=4)
@@ -424,9 +444,9 @@ def test_decay_and_rates_reach_the_optimizer(root: Path) -> None:
 @pytest.mark.realdata
 def test_imagenette_is_what_it_should_be(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few of its images, by the task's own way; nothing is decoded but these."""
-    from bpgrad.data import imagenet
+    from bpgrad.data import imagenette
 
-    imagenet.IMAGENETTE.verify(data_root)
+    imagenette.IMAGENETTE.verify(data_root)
     top = data_root / "imagenette2"
     folders = [image_folder(top / part) for part in ("train", "val")]
     assert [len(folder) for folder in folders] == [9469, 3925]
