@@ -40,29 +40,31 @@ class Crops:
         pixels: (N, R, R, 3), uint8.
         shifts: What is to be added to the colours, (N, 3), float32.
         coins: What dropout keeps, eight units a byte, (N, ⌈units/8⌉); None without dropout.
+        draws: What they were augmented by, (N, DRAWS), float64, always on the CPU; None in epoch 0.
     """
 
     pixels: Tensor
     shifts: Tensor
     coins: Tensor | None = None
+    draws: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, rows: slice) -> "Crops":
-        coins = None if self.coins is None else self.coins[rows]
-        return Crops(self.pixels[rows], self.shifts[rows], coins)
+        coins, draws = (None if t is None else t[rows] for t in (self.coins, self.draws))
+        return Crops(self.pixels[rows], self.shifts[rows], coins, draws)
 
     def to(self, device: torch.device) -> "Crops":
         """The same on a device; the host does not wait for a copy from pinned memory."""
         coins = None if self.coins is None else self.coins.to(device, non_blocking=True)
         pixels, shifts = (t.to(device, non_blocking=True) for t in (self.pixels, self.shifts))
-        return Crops(pixels, shifts, coins)
+        return Crops(pixels, shifts, coins, self.draws)
 
     def pin_memory(self) -> "Crops":
         """The same in memory that a GPU can copy from by itself; the loader calls it."""
         coins = None if self.coins is None else self.coins.pin_memory()
-        return Crops(self.pixels.pin_memory(), self.shifts.pin_memory(), coins)
+        return Crops(self.pixels.pin_memory(), self.shifts.pin_memory(), coins, self.draws)
 
     def images(self, mean: Tensor) -> Tensor:
         """What the network sees, (N, 3, R, R), float32, channels_last: pixels − mean + shift."""
@@ -77,7 +79,11 @@ class Crops:
         return (self.coins[:, :, None] >> bits & 1).flatten(1)[:, :units].bool()
 
 
-class Examples(Dataset[tuple[np.ndarray, np.ndarray, np.ndarray | None]]):
+#: Pixels, shift, coins and draws of an example, as `Crops` has them.
+Example = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
+
+
+class Examples(Dataset[Example]):
     """Crops of images: `examples[epoch, index]`, augmented by (seed, epoch, index); epoch 0 is not.
 
     Indices of the first `parts[0]` are those of its images, and so on: one loader, with one set of
@@ -105,15 +111,17 @@ class Examples(Dataset[tuple[np.ndarray, np.ndarray, np.ndarray | None]]):
     def __len__(self) -> int:
         return sum(len(indices) for _, indices in self.parts)
 
-    def __getitem__(self, key: Key) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def __getitem__(self, key: Key) -> Example:
         epoch, index = key
         image = self._image(index)
         if not epoch:
-            return central_crop(*image.size).of(image, self.side), np.zeros(3, np.float32), None
+            crop = central_crop(*image.size)
+            return crop.of(image, self.side), np.zeros(3, np.float32), None, None
         draws = draws_of(self.seed, epoch, index)
         crop = training_crop(*image.size, draws)
         coins = example_coins(self.seed, epoch, index, self.units) if self.units else None
-        return crop.of(image, self.side), colour_shift(draws, self.basis, self.kind), coins
+        shift = colour_shift(draws, self.basis, self.kind)
+        return crop.of(image, self.side), shift, coins, draws
 
     def _image(self, index: int) -> Image:
         for pixels, indices in self.parts:
@@ -123,14 +131,15 @@ class Examples(Dataset[tuple[np.ndarray, np.ndarray, np.ndarray | None]]):
         raise IndexError(index)
 
 
-def collated(examples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Crops:
+def collated(examples: Sequence[Example]) -> Crops:
     """A batch of examples."""
-    pixels, shifts, coins = zip(*examples, strict=True)
-    return Crops(
-        torch.from_numpy(np.stack(pixels)),
-        torch.from_numpy(np.stack(shifts)),
-        None if coins[0] is None else torch.from_numpy(np.stack(coins)),
-    )
+    pixels, shifts, *others = zip(*examples, strict=True)
+    coins, draws = (None if each[0] is None else _stacked(each) for each in others)
+    return Crops(_stacked(pixels), _stacked(shifts), coins, draws)
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays))
 
 
 def colours(

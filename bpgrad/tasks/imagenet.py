@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bpgrad.data import ilsvrc, imagenette, order
-from bpgrad.data.augmentation import ColourShift, draws_of
+from bpgrad.data.augmentation import DRAWS, ColourShift, draws_of
 from bpgrad.data.files import Source
 from bpgrad.data.imagefolder import ImageFolder, Pixels, decoded, image_folder, scan
 from bpgrad.data.imagenet import Crops, Examples, collated, colours
@@ -179,10 +179,22 @@ class ImageNet(Task):
     def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         batches = self.batch_order(epoch).split(self.context.batch_size)[start:]
         for indices, (crops, labels) in zip(batches, self._read(epoch, batches), strict=True):
-            seed = self.context.seed
-            drawn = np.stack([draws_of(seed, epoch, index) for index in indices.tolist()])
+            drawn = self._drawn(epoch, indices, crops)
             consumed = indices.numpy().tobytes() + drawn.tobytes()
             yield Batch(crops, labels, size=len(indices), consumed=consumed)
+
+    def _drawn(self, epoch: int, indices: Tensor, crops: Crops) -> np.ndarray:
+        """What a minibatch is augmented by, (N, DRAWS): this process's share has been read."""
+        assert crops.draws is not None
+        rank, step = self.world.rank, self.world.size
+        if step == 1:
+            return crops.draws.numpy()
+        drawn = np.empty((len(indices), DRAWS))
+        for row, index in enumerate(indices.tolist()):
+            if row % step != rank:  # another process has read it
+                drawn[row] = draws_of(self.context.seed, epoch, index)
+        drawn[rank::step] = crops.draws.numpy()
+        return drawn
 
     def _read(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[tuple[Crops, Tensor]]:
         """The shares of batches of training examples that are this process's, on the device."""

@@ -22,6 +22,7 @@ from bpgrad.data.unpacked import Unpacked
 from bpgrad.errors import ConfigError, DataError, Interrupted
 from bpgrad.models.alexnet import AlexNet
 from bpgrad.records.run_record import RunRecord
+from bpgrad.tasks import imagenet as tasks
 from bpgrad.tasks.imagenet import AGAIN, ImageNet, Imagenette
 from bpgrad.tasks.task import Batch, Context
 from bpgrad.training.config import load
@@ -120,6 +121,25 @@ class OfTwo(World):
 
     def from_main(self, call: Callable[[], Any]) -> Any:
         return call()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_was_drawn_comes_with_the_crops(
+    root: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """The same bytes as drawn again, which this process need not do."""
+    task = made(root, workers=workers)
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        tasks, "draws_of", lambda *key: (drawn.append(key[-1]), draws_of(*key))[1], raising=False
+    )
+    batches = [(batch, batch.consumed) for batch in task.train_batches(2)]
+    assert drawn == []
+    for (batch, consumed), indices in zip(batches, task.batch_order(2).split(10), strict=True):
+        again = np.stack([draws_of(3, 2, index) for index in indices.tolist()])
+        assert consumed == indices.numpy().tobytes() + again.tobytes()
+        parts = batch.split(4)
+        assert torch.equal(torch.cat([part.inputs.draws for part in parts]), torch.tensor(again))
 
 
 def test_what_the_network_sees(root: Path) -> None:
