@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 CODE = ("bpgrad", "configs", "experiments", "scripts", "run.py", "requirements.lock")
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +28,14 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def is_channels_last(model: nn.Module) -> bool:
+    """Whether a model has weights of convolutions, and all are stored so."""
+    weights = [weight for weight in model.parameters() if weight.dim() == 4]
+    return bool(weights) and all(
+        weight.is_contiguous(memory_format=torch.channels_last) for weight in weights
+    )
 
 
 def describe_start(

@@ -23,7 +23,7 @@ from bpgrad.errors import (
     Interrupted,
     SolverError,
 )
-from bpgrad.records.provenance import describe_start, tensors_sha256
+from bpgrad.records.provenance import describe_start, is_channels_last, tensors_sha256
 from bpgrad.records.run_record import Row, RunRecord
 from bpgrad.tasks.shared import shared
 from bpgrad.tasks.task import Task
@@ -171,8 +171,8 @@ class _Run:
             epoch=self.at.epoch,
             iteration=self.at.iteration,
         )
-        start["captured"] = not self.iterations.obstacle
-        start["concurrent_runs"] = self.alive()
+        start |= {"captured": not self.iterations.obstacle, "concurrent_runs": self.alive()}
+        start["channels_last"] = is_channels_last(self.model)
         data_md5 = dict(self.task.data_md5(Path(self.cfg.data_root)))
         meta = self.record.meta() | hashes | {"data_md5": data_md5}
         meta["starts"] = [*meta.get("starts", []), start]

@@ -407,6 +407,7 @@ def test_a_run_from_end_to_end(
     assert list(Imagenette.metrics)[1] == "top1_error_reestimated"  # shown, and tuned by
     assert rows[1]["train_objective"] < rows[0]["train_objective"]
     assert result["fixed_top1_error"] == rows[-1]["fixed_top1_error"]
+    assert record.meta()["starts"][0]["channels_last"] is True
     other, again = run(f"solver={solver}", "workers=2")
     assert (again.name, again.consumed()) == (record.name, record.consumed())
     assert other["weights_sha256"] == result["weights_sha256"]

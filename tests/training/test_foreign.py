@@ -304,8 +304,10 @@ def test_contiguous_weights_where_needed_have_the_same_values(
     assert all(p.is_contiguous() for p in model.parameters())
     assert all(map(torch.equal, model.parameters(), small_model().parameters()))
     assert "Viewing cannot do with channels_last weights" in solver.remarks[0]
-    train(tiny(solver_of("{optimizer: Viewing, lr: 0.05}"), "epochs=1"))
+    cfg = tiny(solver_of("{optimizer: Viewing, lr: 0.05}"), "epochs=1")
+    train(cfg)
     assert "Viewing cannot do with channels_last weights" in capsys.readouterr().out
+    assert record_of(cfg).meta()["starts"][0]["channels_last"] is False
 
 
 @pytest.mark.parametrize("how", ["closure: true", "closure: false"])

@@ -243,6 +243,7 @@ def test_provenance_is_complete(tiny: Tiny) -> None:
     assert {"python", "torch", "torchvision", "numpy"} <= set(start["versions"])
     assert start["machine"]["threads"] == 1
     assert start["deterministic_algorithms"] is True
+    assert start["channels_last"] is True
     assert len(meta["initial_weights_sha256"]) == len(meta["batch_order_sha256"]) == 64
     assert meta["data_md5"]
 
