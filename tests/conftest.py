@@ -123,13 +123,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_root(shared_folder: Path) -> Path:
-    """The real data sets, in a folder where the tests may write; skips where there are none."""
+def whatever_data(shared_folder: Path) -> Path:
+    """What data sets there are, in a folder where the tests may write; skips without any."""
     if not (value := os.environ.get("BPGRAD_DATA")):
         pytest.skip("set BPGRAD_DATA to the folder that holds MNIST/raw and cifar-10-batches-py")
-    for needed in ("MNIST/raw", "cifar-10-batches-py"):
-        if not Path(value, needed).is_dir():
-            pytest.skip(f"BPGRAD_DATA={value} has no {needed}; see scripts/get_data.py")
+    if not Path(value).is_dir():
+        pytest.skip(f"BPGRAD_DATA={value} is no folder")
     root = shared_folder / "data"
     with FileLock(shared_folder / "data.lock"):
         if not root.exists():
@@ -138,6 +137,25 @@ def data_root(shared_folder: Path) -> Path:
                 if path.name != "cache":  # of the code of today, not of earlier runs
                     (root / path.name).symlink_to(path)
     return root
+
+
+def _with(root: Path, *needed: str) -> Path:
+    for name in needed:
+        if not (root / name).is_dir():
+            pytest.skip(f"BPGRAD_DATA={os.environ['BPGRAD_DATA']} has no {name}; see get_data.py")
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_root(whatever_data: Path) -> Path:
+    """That folder, with MNIST and CIFAR-10; skips where one of them is not there."""
+    return _with(whatever_data, "MNIST/raw", "cifar-10-batches-py")
+
+
+@pytest.fixture(scope="session")
+def imagenette_root(whatever_data: Path) -> Path:
+    """That folder, with Imagenette; skips without it, whatever else there is."""
+    return _with(whatever_data, "imagenette2/train", "imagenette2/val")
 
 
 @pytest.fixture(scope="session")

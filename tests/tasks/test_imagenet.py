@@ -463,12 +463,12 @@ def test_decay_and_rates_reach_the_optimizer(root: Path) -> None:
 
 
 @pytest.mark.realdata
-def test_imagenette_is_what_it_should_be(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenette_is_what_it_should_be(imagenette_root: Path) -> None:
     """A few of its images, by the task's own way; nothing is decoded but these."""
     from bpgrad.data import imagenette
 
-    imagenette.IMAGENETTE.verify(data_root)
-    top = data_root / "imagenette2"
+    imagenette.IMAGENETTE.verify(imagenette_root)
+    top = imagenette_root / "imagenette2"
     folders = [image_folder(top / part) for part in ("train", "val")]
     assert [len(folder) for folder in folders] == [9469, 3925]
     assert len(folders[0].classes) == 10

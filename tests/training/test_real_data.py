@@ -1,10 +1,15 @@
-"""The paper's two small tasks reach, from the real data, what an independent prototype reached."""
+"""The paper's two small tasks reach, from the real data, what an independent prototype reached.
 
+And Imagenette's trains.
+"""
+
+import math
 from pathlib import Path
 
 import pytest
 
 from bpgrad.records.run_record import RunRecord
+from bpgrad.tasks.imagenet import Imagenette
 from bpgrad.training.config import load
 from bpgrad.training.identity import run_name
 from bpgrad.training.trainer import train
@@ -41,6 +46,29 @@ def test_cifar10(prepared_cifar10: Path, tmp_path: Path) -> None:
     """47 to 48 % of 2,000 test images, by two seeds, after 200 of an epoch's 500 steps."""
     part = ("scale.train_examples=20000", "scale.val_examples=2000")
     assert error("cifar10", prepared_cifar10, tmp_path, *part) <= 52
+
+
+def test_imagenette(imagenette_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch on 256 images of four classes; decoding all of them would take most of a minute."""
+    monkeypatch.setattr(Imagenette, "keep_decoded", False)
+    cfg = load(
+        [
+            *("task=imagenette", "task.classes=4", "task.resolution=67", "task.width=256"),
+            *("task.reestimation_images=64", "scale.train_examples=256", "scale.val_examples=100"),
+            *("solver=sgd", "solver.lr=0.001", "epochs=1", "batch_size=16"),
+            f"data_root={imagenette_root}",
+            *(f"results_root={tmp_path}/runs", f"checkpoint_root={tmp_path}/checkpoints"),
+        ]
+    )
+    result = train(cfg)
+    record = RunRecord(Path(cfg.results_root), Path(cfg.checkpoint_root), run_name(cfg))
+    (row,) = record.rows()
+    assert all(map(math.isfinite, row.values()))
+    assert row["val_top1_error"] == result["val_top1_error"]
+    assert record.meta()["data_md5"] == Imagenette.source.md5
+    steps = record.steps()
+    objective = steps["epoch1"][:, list(steps["columns"]).index("objective")]
+    assert objective[8:].mean() < objective[:8].mean() - 0.02
 
 
 def test_the_records_of_bpgrad_reach_it_too() -> None:
