@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -85,8 +86,8 @@ def summarise(comparison: Comparison) -> pd.DataFrame:
         last = pd.DataFrame([final(run, comparison.averaged) for run in runs])
         row = {"task": comparison.task, "solver": solver, "seeds": len(runs)}
         for column, _ in shown_columns(comparison):
-            row[column] = last[column].mean()
-            row[f"{column}_std"] = last[column].std(ddof=1)
+            values = last[column] if column in last else pd.Series([math.nan])
+            row[column], row[f"{column}_std"] = values.mean(), values.std(ddof=1)
         if "evaluations" in last:
             row["evaluations"] = last["evaluations"].mean()
         fastest = min(runs, key=_seconds)
@@ -139,7 +140,7 @@ def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
                 Cell(
                     text_of(mean, metric) + ("" if pd.isna(std) else f" ± {_std(std, metric)}"),
                     float(mean),
-                    tuple(text_of(final(run, comparison.averaged)[column], metric) for run in runs),
+                    tuple(text_of(_ending(run, comparison, column), metric) for run in runs),
                     best[column] == solver,
                     "" if paper is None else _as_printed(paper, metric),
                     "" if paper is None else _difference(mean - paper, metric),
@@ -151,6 +152,11 @@ def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
             cells.append(Cell(f"{summary[name]:.0f}{company}", float(summary[name]), each))
         rows.append(Row(solver, runs, tuple(cells)))
     return Grid(heading_of(comparison), (*titles, "fastest run (s)", "images/s"), tuple(rows))
+
+
+def _ending(run: Run, comparison: Comparison, column: str) -> float:
+    """A column of what a run ends with; NaN of one that is older than the column."""
+    return float(final(run, comparison.averaged).get(column, math.nan))
 
 
 def _title(comparison: Comparison, column: str, metric: Metric) -> str:
@@ -177,6 +183,8 @@ def _takes_moving(comparison: Comparison) -> bool:
 
 def text_of(value: float, metric: Metric) -> str:
     """A value as it is printed everywhere: percentages to two decimals, others to four digits."""
+    if math.isnan(value):
+        return "–"
     return f"{value:{'.2f' if metric.unit == '%' else '#.4g'}}"
 
 
@@ -185,8 +193,7 @@ def _best(comparison: Comparison, column: str, metric: Metric) -> str | None:
         return None  # what is still missing might be better
     values = {
         solver: by_seed(
-            (run.seed, final(run, comparison.averaged)[column])
-            for run in comparison.finished(solver)
+            (run.seed, _ending(run, comparison, column)) for run in comparison.finished(solver)
         )
         for solver in comparison.solvers
     }

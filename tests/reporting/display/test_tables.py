@@ -191,6 +191,16 @@ def test_columns_are_the_metrics_of_each_task(tmp_path: Path) -> None:
     assert (second["val_map"], second["val_top1_error"]) == ("", "6.66667")
 
 
+def test_a_record_that_is_older_than_a_column_has_a_dash_there(tmp_path: Path) -> None:
+    old, new = make_run(tmp_path, "Adam"), make_run(tmp_path, "SGD")
+    metrics = compare(old).metrics | {"average": Metric("average", "%")}
+    new = replace(new, rows=new.rows.assign(val_average=3.0))
+    shown = Comparison("mnist", metrics, (old, new), averaged=2)
+    text = as_markdown("A title", [shown])
+    assert cells(text, "Adam")[6:7] + cells(text, "SGD")[6:7] == ["–", "3.00"]
+    assert next(csv.DictReader(io.StringIO(as_csv([shown]))))["val_average"] == ""
+
+
 def test_missing_runs_stand_below_the_table_and_not_in_it(tmp_path: Path) -> None:
     missing = read_run(RunRecord(tmp_path, tmp_path, "mnist/eve/seed0-0"), "Eve", 0)
     runs = [make_run(tmp_path, "Adam"), make_run(tmp_path, "SGD", done=1), missing]
