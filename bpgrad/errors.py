@@ -69,7 +69,13 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + signal_number
 
 
+# What code from outside may raise that is about it, and no wish of the user's to stop.
+FOREIGN = (Exception, SystemExit, GeneratorExit)
+
+
 def first_line(error: BaseException) -> str:
     """What a foreign error says, as one line without terminal escapes."""
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        return f"exits with {error.code or 0}"
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)) or repr(error)
     return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from bpgrad.errors import ConfigError, first_line
+from bpgrad.errors import FOREIGN, ConfigError, first_line
 from bpgrad.training.config import GroupRule, OptimizerSpec, SolverSpec
 from bpgrad.training.signatures import call, hints_of, parameters_of
 
@@ -152,7 +152,7 @@ def _construct(
 
     try:
         made = _instance(which, parameters, model, first=spec.parameters == "model")
-    except Exception as error:  # whatever a foreign constructor raises is about these settings
+    except FOREIGN as error:  # whatever a foreign constructor raises is about these settings
         raise ConfigError(
             f"solver={spec.name} refuses its settings: {which.optimizer.__qualname__}: "
             f"{first_line(error)}"
@@ -189,7 +189,7 @@ def _instance(
             if leading in filled:
                 return call(which.optimizer, filled.pop(leading), filled)
             return call(which.optimizer, model if first else parameters(), filled)
-        except Exception as error:
+        except FOREIGN as error:
             errors.append(error)
     raise errors[0]
 
@@ -238,7 +238,7 @@ def attribute(of: Any, name: str) -> Any:
     """An attribute's value, None where there is none or where a property fails."""
     try:
         return getattr(of, name, None)
-    except Exception:
+    except FOREIGN:
         return None
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from bpgrad.errors import ConfigError, first_line
+from bpgrad.errors import FOREIGN, ConfigError, first_line
 from bpgrad.suite import RIVALS
 
 
@@ -22,7 +22,7 @@ def import_object(path: Any, key: str) -> Any:
     module, _, attribute = str(path).rpartition(".")
     try:
         return getattr(import_module(module), attribute)
-    except Exception as error:  # a foreign module may raise anything
+    except FOREIGN as error:
         how = "write package.module.Name"
         if isinstance(error, ModuleNotFoundError) and error.name in RIVALS:
             how = "pip install 'bpgrad[rivals]'"
@@ -51,7 +51,7 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     init = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
     try:
         return typing.get_type_hints(init)
-    except Exception:  # evaluating foreign annotations can raise anything
+    except FOREIGN:  # of evaluating annotations
         return {}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bpgrad.errors import BPGradError, ConfigError, SolverError, first_line
+from bpgrad.errors import FOREIGN, BPGradError, ConfigError, SolverError, first_line
 from bpgrad.training import capturable
 from bpgrad.training.config import SolverSpec, is_plain
 from bpgrad.training.optimizers import (
@@ -338,7 +338,7 @@ class Solver:
             yield
         except BPGradError:
             raise
-        except Exception as error:  # whatever foreign code raises
+        except FOREIGN as error:
             raise SolverError(
                 f"{self.spec.where} fails in {doing}: {type(error).__name__}: {first_line(error)}"
             ) from error

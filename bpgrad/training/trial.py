@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bpgrad.errors import BPGradError, ConfigError, SolverError, first_line
+from bpgrad.errors import FOREIGN, BPGradError, ConfigError, SolverError, first_line
 from bpgrad.training.config import GroupRule, SolverSpec, is_plain
 from bpgrad.training.optimizers import requires_closure
 from bpgrad.training.solver import SCALARS, Solver
@@ -137,7 +137,7 @@ def _trial(
             _steps(solver, model, targets, MORE_STEPS)
             done += MORE_STEPS
         solver.evaluation_mode()
-    except Exception as error:  # whatever foreign code raises, in hooks too
+    except FOREIGN as error:  # in hooks too
         if all(parameter.isfinite().all() for parameter in model.parameters()):
             if isinstance(error, BPGradError):
                 raise
@@ -177,7 +177,7 @@ def _saved(model: nn.Module, solver: Solver) -> tuple[Any, str]:
         torch.save(state, file)
         file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True), ""
-    except Exception as error:  # of pickle, torch, and foreign classes that want no pickling
+    except FOREIGN as error:  # of pickle, torch, and foreign classes that want no pickling
         kind = next(_not_plain(state), "") or first_line(error)
         return None, f"its state cannot be saved as tensors and plain values ({kind})"
 
@@ -212,7 +212,7 @@ def _resumed(
         model.load_state_dict(saved["model"])
         _seed(1, others=2)
         _steps(solver, model, targets, MORE_STEPS)
-    except Exception as error:  # whatever foreign code raises
+    except FOREIGN as error:
         return f"its state cannot be loaded ({type(error).__name__}: {first_line(error)})"
     return "" if _same(model, expected) else "its state_dict lacks part of its state"
 

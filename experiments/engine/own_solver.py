@@ -28,7 +28,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from bpgrad.errors import ConfigError, first_line
+from bpgrad.errors import FOREIGN, ConfigError, first_line
 from bpgrad.training.config import CONFIG_DIR, SolverSpec
 from bpgrad.training.signatures import import_object
 from experiments.engine.declaration import Experiment, Solver
@@ -168,7 +168,7 @@ def _resolve_one(path: Path, text: str) -> tuple[str, str]:
         found = import_object(text, key)
     except ConfigError:
         raise
-    except Exception as error:  # whatever a foreign module raises
+    except FOREIGN as error:
         raise ConfigError(f"{key}={text}: {type(error).__name__}: {first_line(error)}") from error
     module_name = str(getattr(found, "__module__", ""))
     if module_name.partition(".")[0] in RECORDED:

@@ -308,6 +308,19 @@ class Failing(SGD):
         super().step()
 
 
+class Quitting(SGD):
+    """Ends the process, as a script does, with its eleventh step."""
+
+    count = 0
+    kind: type[BaseException] = SystemExit
+
+    def step(self, closure=None):
+        type(self).count += 1
+        if type(self).count > 10:
+            raise self.kind(3)
+        super().step()
+
+
 class Hungry(SGD):
     """Wants more memory than there is."""
 

@@ -375,6 +375,32 @@ def test_what_step_raises_is_one_line_with_name_and_place(
     assert "mine: Failing fails in step: ArithmeticError: no more (at epoch " in str(failed.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"), [(SystemExit, "SystemExit: exits with 3"), (GeneratorExit, "GeneratorExit: 3")]
+)
+def test_an_optimizer_that_exits_is_one_line(
+    kind: type[BaseException], words: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script's `sys.exit` would end the comparison that the run is of, without a word."""
+    monkeypatch.setattr(foreign.Quitting, "kind", kind)
+    text = solver_of("{optimizer: Quitting, lr: 0.05}")
+    monkeypatch.setattr(foreign.Quitting, "count", 5)
+    with pytest.raises(ConfigError, match=f"^mine: Quitting fails in step: {words}$"):
+        train(tiny(text, "epochs=9"))
+    monkeypatch.setattr(foreign.Quitting, "count", -100)
+    with pytest.raises(SolverError, match=f"Quitting fails in step: {words} "):
+        train(tiny(text, "epochs=40", "batch_size=64"))
+
+
+def test_ctrl_c_in_a_step_is_no_failure_of_it(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign.Quitting, "kind", KeyboardInterrupt)
+    monkeypatch.setattr(foreign.Quitting, "count", 5)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(solver_of("{optimizer: Quitting, lr: 0.05}"), "epochs=9"))
+
+
 def test_gradients_that_were_left_switched_off_are_on_again(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match="Careless fails in step: ArithmeticError: no more"):
         train(tiny(solver_of("{optimizer: Careless, lr: 0.1}"), "epochs=1"))

@@ -244,6 +244,7 @@ def test_a_trial_that_ends_in_nan_never_wins() -> None:
         ("name: mine\noptimizer: nothing.py:All", (), "no such file"),
         ("name: mine\noptimizer: json.py:All", (), "another module is called json"),
         ("name: mine\noptimizer: faulty.py:All", (), "optimizer=faulty.py:All: SyntaxError"),
+        ("name: mine\noptimizer: script.py:All", (), "script.py:All: SystemExit: exits with 1"),
         ("name: mine\noptimizer: json.JSONDecoder", (), "not a torch.optim.Optimizer"),
         ("name: mine\noptimizer: abstract.py:Needy", (), "solver.strength: required by Needy"),
         ("name: mine\noptimizer: abstract.py:Idle", (), "Idle fails in step: NotImplementedError"),
@@ -287,6 +288,7 @@ def test_wrong_input_is_one_line_before_anything_trains(
 ) -> None:
     write(folder, "faulty.py", "class All(:\n")
     write(folder, "json.py", "class All: ...\n")
+    write(folder, "script.py", "import sys\nsys.exit(1)\n")
     write(
         folder,
         "abstract.py",
