@@ -14,15 +14,15 @@ from bpgrad.signals import CAUGHT
 
 
 class SignalGuard:
-    """While entered: a signal during an iteration sets `received`, elsewhere it raises Interrupted.
+    """While entered: a signal while epochs are trained sets `received`, else it raises Interrupted.
 
     The loop polls `received` between iterations, where the weights are whole, which an iteration
-    of seconds delays: the first process says at once that it will stop. Evaluation, data
-    preparation and writing can be cut anywhere, because nothing half-done of theirs is kept. A
-    second Ctrl-C raises at once; after that all are passed over, until the run has ended. On
-    leaving with Interrupted the handler that was there before is called too, as submitit's, which
-    puts the job into the queue again. A SIGHUP that nohup ignores stays ignored. Outside the main
-    thread signals are left alone.
+    of seconds delays: the first process says at once that it will stop. Evaluations, and what comes
+    before the first epoch or after the last one, can be cut anywhere, because nothing half-done of
+    theirs is kept. A second Ctrl-C raises at once; after that all are passed over, until the run
+    has ended. On leaving with Interrupted the handler that was there before is called too, as
+    submitit's, which puts the job into the queue again. A SIGHUP that nohup ignores stays ignored.
+    Outside the main thread signals are left alone.
 
     Args:
         announce: Say that an iteration is waited for.
@@ -69,13 +69,17 @@ class SignalGuard:
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """A stretch in which a signal, also one received before, raises at once."""
-        self.deferred = False
         try:
-            if self.received is not None:
-                raise Interrupted(self.received)
+            self.interrupt()
             yield
         finally:
             self.deferred = True
+
+    def interrupt(self) -> None:
+        """From here on a signal, also one received before, raises at once."""
+        self.deferred = False
+        if self.received is not None:
+            raise Interrupted(self.received)
 
 
 def _write(line: str) -> None:

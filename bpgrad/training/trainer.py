@@ -248,7 +248,6 @@ class _Run:
         bar.say(epoch_line(self.task.metrics, self.cfg.epochs, metrics, timing, bar.eta()))
         if self._stop_requested():
             self._stop()
-        self.guard.deferred = False
         return metrics | timing
 
     def _iterated(self, epoch: int) -> Iterator[Sequence[bytes]]:
@@ -271,6 +270,7 @@ class _Run:
             self._stop()
 
     def _finish(self) -> dict[str, Any]:
+        self.guard.interrupt()
         last = self.history.metrics
         result = {
             "run": self.record.name,

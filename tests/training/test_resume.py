@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,74 @@ def test_a_signal_during_evaluation_does_not_wait_for_its_end(
         train(load(cut))
     train(load(cut))
     assert contents(tmp_path / "cut", cut) == contents(tmp_path / "whole", whole)
+
+
+def signals_after_epochs(
+    monkeypatch: pytest.MonkeyPatch, epoch: int, *numbers: signal.Signals
+) -> list[int]:
+    """Send signals after an epoch, before the next one; the epochs after which it went on."""
+    gone_on: list[int] = []
+
+    @contextmanager
+    def mirrored(*arguments: object, **options: object) -> Iterator[Callable]:
+        def mirror(row: dict[str, Any]) -> None:
+            for number in numbers if row["epoch"] == epoch else ():
+                os.kill(os.getpid(), number)
+            gone_on.append(row["epoch"])
+
+        yield mirror
+
+    monkeypatch.setattr(trainer, "mirrored", mirrored)
+    return gone_on
+
+
+@pytest.mark.parametrize(
+    ("epoch", "words"), [(1, "stopped at epoch 2, iteration 1; the same"), (2, "stopped by SIGTERM")]
+)
+def test_a_signal_between_two_epochs_loses_none(
+    epoch: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last checkpoint is younger than ten seconds here, but an epoch may be as long."""
+    settings = ["solver=sgd", "epochs=2", "batch_size=64"]
+    whole = [*tiny_overrides(tmp_path / "whole"), *settings]
+    train(load(whole))
+    cut = [*tiny_overrides(tmp_path / "cut"), *settings]
+    with monkeypatch.context() as patch:
+        assert signals_after_epochs(patch, epoch, signal.SIGTERM) == []
+        with pytest.raises(Interrupted, match=words):
+            train(load(cut))
+    assert (tmp_path / "cut/checkpoints" / run_name(load(cut)) / "checkpoint.pt").exists()
+    step, steps = torch.optim.SGD.step, []
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: steps.append(step(self)))
+    train(load(cut))
+    assert len(steps) == (4 if epoch == 1 else 0)
+    assert contents(tmp_path / "cut", cut) == contents(tmp_path / "whole", whole)
+
+
+def test_a_second_ctrl_c_between_two_epochs_raises_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [*tiny_overrides(tmp_path), "solver=sgd", "epochs=3", "batch_size=64"]
+    gone_on = signals_after_epochs(monkeypatch, 2, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(Interrupted, match="^stopped by SIGINT$"):
+        train(load(settings))
+    assert gone_on == [1]
+
+
+def test_what_is_written_after_the_last_epoch_can_be_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [*tiny_overrides(tmp_path), "solver=sgd", "epochs=1", "batch_size=64"]
+
+    def pictures(self: Classification, model: object) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "pictures", pictures)
+        with pytest.raises(Interrupted, match="^stopped by SIGTERM$"):
+            train(load(settings))
+    assert train(load(settings))["epochs"] == 1
 
 
 @pytest.mark.parametrize("saved", [0, 1, 2])
