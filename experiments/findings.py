@@ -10,7 +10,7 @@ from bpgrad.reporting.display.grid import text_of
 from bpgrad.reporting.display.style import task_title
 from bpgrad.reporting.inference.verdicts import Outcome
 from bpgrad.reporting.page.document import JudgedClaim
-from bpgrad.reporting.runs import Comparison
+from bpgrad.reporting.runs import Comparison, labels_by_setting
 from experiments.claims.second.common import SLIGHTLY
 from experiments.claims.second.sensitivity import width
 
@@ -62,10 +62,7 @@ def _setting(comparisons: Comparisons) -> Iterator[str]:
     comparison = comparisons.get(("sensitivity", "cifar10"))
     if comparison is None:
         return
-    labels: dict[str, dict[float, str]] = {}
-    for label in comparison.solvers:
-        by_setting = labels.setdefault(label.partition(", ")[0], {})
-        by_setting[float(label.rpartition(" = ")[2])] = label
+    labels = labels_by_setting(comparison)
     columns = {label: _last(comparison, label) for label in comparison.solvers}
     seeds = set.intersection(*(set(columns[label]) for label in labels.get("BPGrad", {}).values()))
     decades: dict[str, float] = {}

@@ -238,6 +238,27 @@ class Comparison:
         return drawn
 
 
+def swept(label: str) -> tuple[str, float | None]:
+    """Solver and setting of a label "solver, name = value"; None for a value that is no number."""
+    try:
+        return label.partition(", ")[0], float(label.rpartition(" = ")[2])
+    except ValueError:
+        return label.partition(", ")[0], None
+
+
+def labels_by_setting(comparison: Comparison) -> dict[str, dict[float, str]]:
+    """The labels "solver, name = number" by solver and number, numbers in increasing order.
+
+    Others ("BPGrad, L = auto") are shown beside them, and are no settings among which one chooses.
+    """
+    found: dict[str, dict[float, str]] = {}
+    for label in comparison.solvers:
+        solver, setting = swept(label)
+        if setting is not None:
+            found.setdefault(solver, {})[setting] = label
+    return {solver: dict(sorted(labels.items())) for solver, labels in found.items()}
+
+
 def _require_equal(what: str, one: Run, other: Run, value: str, other_value: str) -> None:
     if value != other_value:
         raise RecordError(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from bpgrad.reporting.inference.verdicts import Verdict, decide, lower, not_run
+from bpgrad.reporting.runs import swept
 from experiments.engine.checks import sweep
 from experiments.engine.claim import Claim, Columns, Evidence
 
@@ -16,7 +17,11 @@ TUNED = ("BPGrad", "Adagrad", "RMSProp", "Adam", "Eve")  # Adadelta has no learn
 
 def c21(evidence: Evidence) -> Verdict:
     """Test error changes less over L than each competitor's over its learning rate."""
-    settings = sweep(evidence, SENSITIVITY, "cifar10", "val_top1_error", diverged=CHANCE)
+    found = sweep(evidence, SENSITIVITY, "cifar10", "val_top1_error", diverged=CHANCE)
+    settings = {  # L = auto is none of them
+        solver: {name: values for name, values in its.items() if swept(name)[1] is not None}
+        for solver, its in found.items()
+    }
     lacking = [s for s in TUNED if not any(settings.get(s, {}).values())]
     if lacking:
         return not_run(f"{SENSITIVITY} on cifar10: {', '.join(lacking)} with several settings")

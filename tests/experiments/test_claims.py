@@ -586,6 +586,7 @@ def sensitivity(folder: Path, changes: Mapping[str, float], n: int = 5) -> Evide
     for solver, gap in worse.items():
         values[f"{solver}, x = 1"] = {"val_top1_error": 20.0}
         values[f"{solver}, x = 2"] = {"val_top1_error": 20.0 + gap}
+    values["BPGrad, L = auto"] = {"val_top1_error": 60.0}  # no setting that one would choose
     return table(folder, "sensitivity", "cifar10", values, n, epochs=2)
 
 

@@ -970,6 +970,7 @@ def sweep(ours: Callable[[np.ndarray], np.ndarray], n: int = 5, **widths: float)
     }
     for k in range(5):  # a range of its own: four decades
         values[f"Adadelta, ε = {10.0 ** (k - 8):g}"] = {"val_top1_error": 20.0}
+    values["BPGrad, L = auto"] = {"val_top1_error": 60.0}  # no setting that one would choose
     found = evidence(PLACE, values, n)
     for each in found.comparisons[PLACE].runs:
         noise = NOISE[(each.seed + len(each.solver)) % 11]

@@ -9,9 +9,9 @@ import numpy as np
 
 from bpgrad.metrics import Metric
 from bpgrad.reporting.display.grid import text_of
-from bpgrad.reporting.display.style import heading_of, phase_title, swept_solver
+from bpgrad.reporting.display.style import heading_of, phase_title
 from bpgrad.reporting.inference.statistics import MIN_SEEDS, holm, paired_test
-from bpgrad.reporting.runs import Comparison, Run
+from bpgrad.reporting.runs import Comparison, Run, labels_by_setting, swept
 
 TWIN = "twin of "  # a label "twin of X: what" is compared with X, others with the first
 LAST_EPOCHS = 10  # over which a run's scatter from epoch to epoch is taken
@@ -141,6 +141,10 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
         "The range is that of the settings that did not diverge; where it reaches the error of "
         "guessing, some learned nothing. Solvers of which a setting is missing are left out."
     )
+    for label in comparison.solvers:
+        if swept(label)[1] is None and comparison.finished(label):
+            value = text_of(_mean(comparison, label, column), metric)
+            yield f"Beside the settings, and none of them: {label}, whose {title} is {value}."
 
 
 def shown_columns(comparison: Comparison) -> list[tuple[str, Metric]]:
@@ -159,14 +163,6 @@ def title_of(task: str, column: str, metric: Metric) -> str:
 def last(comparison: Comparison, solver: str, column: str) -> np.ndarray:
     """A column at the last epoch, of the finished runs of a solver, one a seed."""
     return np.array([run.rows[column].iloc[-1] for run in comparison.finished(solver)])
-
-
-def labels_by_setting(comparison: Comparison) -> dict[str, dict[float, str]]:
-    """The labels "solver, name = value" by solver and value, values in increasing order."""
-    found: dict[str, dict[float, str]] = {}
-    for label in comparison.solvers:
-        found.setdefault(swept_solver(label), {})[float(label.rpartition(" = ")[2])] = label
-    return {solver: dict(sorted(labels.items())) for solver, labels in found.items()}
 
 
 def _mean(comparison: Comparison, solver: str, column: str) -> float:

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from bpgrad.reporting.display import curves
-from bpgrad.reporting.display.endings import labels_by_setting, last, shown_columns, title_of
+from bpgrad.reporting.display.endings import last, shown_columns, title_of
 from bpgrad.reporting.display.style import heading_of, styles_of
-from bpgrad.reporting.runs import Comparison
+from bpgrad.reporting.runs import Comparison, labels_by_setting, swept
 
 
 def draw_variants(title: str, comparisons: Sequence[Comparison]) -> Figure:
@@ -50,7 +50,8 @@ def draw_sweep(title: str, comparisons: Sequence[Comparison]) -> Figure:
     """The last epoch over the setting of labels "solver, name = value", a curve for each solver.
 
     Settings are drawn relative to the solver's middle one, L the other way round: steps become
-    longer to the right for all. Several seeds give the mean.
+    longer to the right for all. Several seeds give the mean. A setting that is no number, as
+    L = auto, is a level line.
     """
     comparisons = [c for c in comparisons if any(run.finished for run in c.runs)]
     with curves.settings():
@@ -106,5 +107,9 @@ def _sweep(panel: Axes, comparison: Comparison, column: str) -> None:
         )
         if style.dashes:
             line.set_dashes(style.dashes)
+    for label in comparison.solvers:
+        if swept(label)[1] is None and comparison.finished(label):
+            level = last(comparison, label, column).mean()
+            panel.axhline(level, color=styles[label].color, linewidth=1, linestyle=":", label=label)
     panel.set_xscale("log")
     panel.xaxis.set_minor_locator(NullLocator())

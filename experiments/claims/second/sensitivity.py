@@ -9,6 +9,7 @@ import numpy as np
 
 from bpgrad.reporting.inference.graded import Check, Scale, assess, conclude, missing_seeds
 from bpgrad.reporting.inference.verdicts import Number, Verdict, not_run
+from bpgrad.reporting.runs import labels_by_setting
 from experiments.claims.second.common import GUESSING, POINTS, SLIGHTLY, counted, mean_of_last
 from experiments.claims.sensitivity import SENSITIVITY
 from experiments.engine.claim import Evidence, Rule, Runs
@@ -31,10 +32,7 @@ def sweeps(evidence: Evidence) -> dict[str, Sweep]:
     One of which no seed has ended in all settings is there too, and empty: it is waited for.
     """
     comparison = evidence.comparisons.get((SENSITIVITY, TASK))
-    labels: dict[str, dict[float, str]] = {}
-    for label in comparison.solvers if comparison else ():
-        setting = float(label.rpartition(" = ")[2])
-        labels.setdefault(label.partition(", ")[0], {})[setting] = label
+    labels = labels_by_setting(comparison) if comparison else {}
     found: dict[str, Sweep] = {}
     for solver in _with_our_range(labels):
         by_setting = labels[solver]

@@ -76,6 +76,11 @@ def test_a_sweep_shows_the_middle_and_what_the_training_objective_chooses(tmp_pa
         ["B", "L = 2", "–", "L = 1", "10.00", "10.00 – 10.00", "L = 2"],
     ]
     assert "with 3 settings a solver" in text
+    assert "Beside" not in text
+    auto = make_run(tmp_path, "A, lr = auto", level=0.3)
+    text_with = answer("sweep", compare(*runs, read_run(record, "B, L = 2", 0), *cut, auto))
+    said = "Beside the settings, and none of them: A, lr = auto, whose test top-1 error (%) is 2.00."
+    assert text_with == f"{text}\n{said}"
 
 
 @pytest.mark.parametrize("shows", ["epochs", "variants", "sweep"])

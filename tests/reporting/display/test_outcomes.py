@@ -40,6 +40,17 @@ def test_a_curve_for_each_solver_over_its_setting(tmp_path: Path) -> None:
     assert left.get_yscale() == "log"
 
 
+def test_a_setting_that_is_no_number_is_a_level_line(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, f"BPGrad, L = {v}", level=float(v)) for v in (5, 50, 500)]
+    runs.append(make_run(tmp_path, "BPGrad, L = auto", level=12.0))
+    figure = draw_sweep("", [compare(*runs)])
+    curve, level = figure.axes[0].get_lines()
+    np.testing.assert_allclose(np.asarray(curve.get_xdata()), [10, 1, 0.1])
+    np.testing.assert_allclose(np.asarray(level.get_ydata()), [4.0, 4.0])
+    assert (level.get_label(), level.get_color()) == ("BPGrad, L = auto", curve.get_color())
+    assert "BPGrad, L = auto" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_a_sweep_over_l_is_drawn_over_its_inverse(tmp_path: Path) -> None:
     """So that steps get longer to the right, as with a learning rate."""
     runs = [make_run(tmp_path, f"BPGrad, L = {v}", level=float(v)) for v in (5, 50, 500)]
