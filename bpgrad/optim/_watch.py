@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bpgrad.optim._kernels import global_norm
 
-EVERY = 100  # steps between two looks
+EARLY = (10, 20)  # steps at which to look: a wrong L shows within ten of them
+EVERY = 100  # steps between two looks after that
 TINY = 1e-6  # f/(L ‖w‖) below which a million steps would not get anywhere
 DIVERGED = 100.0  # ‖g‖/L beyond which ‖g‖ says nothing of L any more
 WATCHED = ("step", "skipped_steps", "exceeded_steps", "max_grad_norm")
@@ -17,7 +18,7 @@ AT_STEP = 6  # frames to the caller of step, past torch's two wrappers of it
 
 
 class Watch:
-    """Looks every 100 steps at numbers whose copy to the host was started 100 steps before.
+    """Looks after 10 and 20 steps and every 100, at numbers whose copy began a look before.
 
     On a GPU a copy that is not yet complete shows the numbers before. Each warning is given once,
     that of skipped steps again whenever their number has grown tenfold.
@@ -31,9 +32,9 @@ class Watch:
         self.skipped_before_next = 1
 
     def look(self, groups: list[dict[str, Any]], loss: Tensor) -> None:
-        """Count a step, and every 100 of them warn of what is seen."""
+        """Count a step, and now and then warn of what is seen."""
         self.calls += 1
-        if self.calls > 1 and self.calls % EVERY:
+        if self.calls not in (1, *EARLY) and self.calls % EVERY:
             return
         shared = groups[0]
         if loss.is_meta or (loss.is_cuda and torch.cuda.is_current_stream_capturing()):
@@ -60,7 +61,7 @@ class Watch:
         norm: float,
         reach: float = math.inf,
     ) -> None:
-        """Say what the numbers of 100 steps ago mean, and what to do."""
+        """Say what the numbers of a look ago mean, and what to do."""
         steps = f"{taken + skipped:.0f} steps"
         lipschitz = min((g["lipschitz"] for g in groups if g["lipschitz"] != "auto"), default=0.0)
         if exceeded and "L too small" in self.due:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bpgrad.optim import BPGrad
@@ -44,10 +45,10 @@ def test_a_gradient_above_L_is_counted_and_said_once(mode: dict[str, Any]) -> No
     p = parameter(torch.ones(4), torch.full((4,), 1.0))  # ‖g‖ = 2
     optimizer = BPGrad([{"params": [p]}], 1.5, **mode)
     optimizer.add_param_group({"params": [parameter(torch.zeros(2), torch.zeros(2))], "lr": 0.1})
-    assert said(optimizer, 199) == []  # looked at after 100 steps, seen after 200
-    assert optimizer.exceeded_steps.item() == 199
-    assert said(optimizer, 500) == [
-        "L = 1.5 is too small here: ‖g‖ reached 2, above L in 100 of 100 steps, where BPGrad's "
+    assert said(optimizer, 19) == []  # looked at after 10 steps, seen after 20
+    assert optimizer.exceeded_steps.item() == 19
+    assert said(optimizer, 680) == [
+        "L = 1.5 is too small here: ‖g‖ reached 2, above L in 10 of 10 steps, where BPGrad's "
         "bounds do not hold; try 2 or more"
     ]
     optimizer.step(loss=math.nan)
@@ -57,7 +58,7 @@ def test_a_gradient_above_L_is_counted_and_said_once(mode: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("norm", "advice"),
     [
-        (1.01, "reached 1, above L in 100 of 100 steps, .*; try 1.1 or more"),
+        (1.01, "reached 1, above L in 10 of 10 steps, .*; try 1.1 or more"),
         (8.0, "try 8 or more"),
         (8.04, "try 8.1 or more"),
         (1234.0, "diverged: start again with what suggest_lipschitz proposes"),
@@ -67,6 +68,42 @@ def test_what_to_try_is_not_below_the_norm(norm: float, advice: str) -> None:
     value = torch.tensor([norm], dtype=torch.float64)
     (message,) = said(BPGrad([parameter(torch.ones_like(value), value)], 1.0), 200)
     assert re.search(advice, message)
+
+
+@pytest.mark.parametrize("before", [20, 100])
+def test_what_begins_later_is_said_later(before: int) -> None:
+    p = parameter(torch.ones(4), torch.ones(4))
+    optimizer = BPGrad([p], 5.0)
+    assert said(optimizer, before) == []
+    p.grad.mul_(4)  # ‖g‖ = 8
+    first = 100 if before == 20 else 200
+    assert said(optimizer, first + 99 - before) == []
+    (message,) = said(optimizer, 1)
+    assert f"above L in {first - before} of {first} steps" in message
+
+
+@pytest.mark.parametrize(
+    ("lipschitz", "words"),
+    [(0.01, "start again with what"), (1.0, "L = 1 is too small here"), (1e6, "far too large")],
+)
+def test_a_wrong_L_is_said_within_150_steps(lipschitz: float, words: str) -> None:
+    """An MLP on scikit-learn's digits."""
+    images, labels = load_digits(return_X_y=True)
+    inputs, targets = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)
+    )
+    optimizer = BPGrad(model.parameters(), lipschitz)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(150):
+            batch = torch.randint(0, 1797, (64,))
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch])
+            loss.backward()
+            optimizer.step(loss=loss)
+    assert any(words in str(warning.message) for warning in caught)
 
 
 def test_skipped_steps_are_said_again_when_they_are_tenfold(mode: dict[str, Any]) -> None:
