@@ -3,7 +3,8 @@
 Whatever is wrong with a file (of another kind, cut, not UTF-8, a key or column missing, a value of
 another type or out of range, at odds with another file) is a DamagedRecordError of one line that
 names it. A finished run's result.json holds the sha256 of every file, its own included, so that no
-changed byte passes; older records lack them, and there the other checks have to do.
+changed byte passes; older records lack them, and of those that are in no list either (`listed`) the
+other checks have to do.
 """
 
 import csv
@@ -20,6 +21,7 @@ import numpy as np
 import yaml
 
 from bpgrad.errors import DamagedRecordError
+from bpgrad.records import listed
 
 Row = dict[str, float]
 
@@ -240,27 +242,31 @@ def read_result(directory: Path) -> dict[str, Any] | None:
             words = key in ("run", "weights_sha256")
             kind = str if words else int | float | None
             require(isinstance(value, kind) and not isinstance(value, bool), f"{key}: {value!r}")
-        if recorded is None:
-            return result
-        require(isinstance(recorded, dict) and recorded, f"{CHECKSUMS}: not a mapping")
-        own = recorded.pop(path.name, None)
-        require(own == _digest(result, recorded), "its checksum is another")
-    for file, expected in recorded.items():
+        if recorded is not None:
+            require(isinstance(recorded, dict) and recorded, f"{CHECKSUMS}: not a mapping")
+            own = recorded.pop(path.name, None)
+            require(own == _digest(result, recorded), "its checksum is another")
+    for file, expected in (listed.of_record(directory) if recorded is None else recorded).items():
         with checked(directory / file):
-            found = hashlib.sha256((directory / file).read_bytes()).hexdigest()
-            require(found == expected, "changed since the run finished")
+            require(_sha256(directory / file) == expected, "changed since the run finished")
     return result
 
 
 def checksums(directory: Path, result: Mapping[str, Any]) -> dict[str, str]:
     """The sha256 of each file of a record, and of the result that is about to join them."""
-    files = (path for path in sorted(directory.rglob("[!.]*")) if path.is_file())
-    found = {
-        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
+    found = files_sha256(directory)
     found.pop("result.json", None)
     return {**found, "result.json": _digest(result, found)}
+
+
+def files_sha256(directory: Path) -> dict[str, str]:
+    """The sha256 of each file of a record, by its path there."""
+    files = (path for path in sorted(directory.rglob("[!.]*")) if path.is_file())
+    return {path.relative_to(directory).as_posix(): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _digest(result: Mapping[str, Any], others: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ import yaml
 from bpgrad.errors import CheckpointError, DamagedRecordError
 from bpgrad.models.lenet import CifarLeNet, DigitsLeNet, MnistLeNet
 from bpgrad.optim import BPGrad
+from bpgrad.records import listed
 from bpgrad.records.reading import CHECKSUMS, Content, read, read_steps
 from bpgrad.records.run_record import RunRecord
 from bpgrad.reporting.display.tables import as_markdown
@@ -23,6 +24,7 @@ from bpgrad.training import checkpoint
 from bpgrad.training.config import load
 from bpgrad.training.identity import run_name
 from bpgrad.training.trainer import train
+from scripts import list_checksums
 from tests.records.damage import OF_BYTES, WAYS, damage
 from tests.reporting.records import compare, make_run
 from tests.training.conftest import tiny_overrides
@@ -206,6 +208,78 @@ def test_damaged_steps_are_noticed_by_their_reader(record: RunRecord, how: str) 
         else:  # a byte that nothing depends on, as a date in the archive's list
             assert all(np.array_equal(found[name], expected[name]) for name in expected)
         path.write_bytes(whole)
+
+
+# -- older records that are in a list -------------------------------------------------------------
+
+
+@pytest.fixture
+def listed_record(record: RunRecord, capsys: pytest.CaptureFixture[str]) -> RunRecord:
+    without_checksums(record)
+    list_checksums.main([str(record.roots[0])])
+    assert capsys.readouterr().out.startswith("1 records are new")
+    return record
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("how", WAYS)
+def test_a_damaged_file_of_a_listed_record_is_named(
+    listed_record: RunRecord, file: str, how: str
+) -> None:
+    assert listed_record.result() is not None
+    path = listed_record.directory / file
+    for seed in range(3 if how in OF_BYTES else 1):
+        whole = path.read_bytes()
+        damage(path, how, random.Random(seed))
+        refusal(listed_record.result, path)
+        if how in OF_BYTES:
+            path.write_bytes(whole)
+
+
+def test_what_is_listed_is_never_replaced(listed_record: RunRecord) -> None:
+    root = listed_record.roots[0]
+    before = (root / listed.LIST).read_bytes()
+    other = root / "digits/bpgrad/seed1-00000000"
+    shutil.copytree(listed_record.directory, other)
+    steps = listed_record.directory / "steps.npz"
+    whole = steps.read_bytes()
+    steps.write_bytes(whole + b"x")
+    refusal(lambda: list_checksums.add(root), steps)
+    assert (root / listed.LIST).read_bytes() == before
+    steps.write_bytes(whole)
+    assert list_checksums.add(root) == 1
+    assert list_checksums.add(root) == 0
+    *lines, last = (root / listed.LIST).read_text().splitlines()
+    assert lines[1:] == sorted(lines[1:])
+    assert set(before.decode().splitlines()[:-1]) < set(lines)
+    assert last.startswith("checksums.csv,")
+
+
+def test_a_record_that_is_made_again_needs_no_list(listed_record: RunRecord) -> None:
+    result = listed_record.result()
+    assert result is not None
+    edit_json(listed_record.directory / "meta.json", lambda meta: meta.update(more=1))
+    listed_record.write_result(result)
+    assert listed_record.result() == result
+
+
+@pytest.mark.parametrize("how", sorted(set(WAYS) - {"a link to nowhere"}))
+def test_a_damaged_list_is_named(listed_record: RunRecord, how: str) -> None:
+    path = listed_record.roots[0] / listed.LIST
+    for seed in range(20 if how in OF_BYTES else 1):
+        whole = path.read_bytes()
+        damage(path, how, random.Random(seed))
+        with pytest.raises(DamagedRecordError, match=r"checksums\.csv is not what was written; re"):
+            listed_record.result()
+        if how in OF_BYTES:
+            path.write_bytes(whole)
+
+
+def test_no_recorded_run_is_without_checksums() -> None:
+    root = ROOT / "results" / "runs"
+    for path in root.glob("*/*/seed*/result.json"):
+        if CHECKSUMS not in json.loads(path.read_text()):
+            assert {"result.json", "steps.npz"} <= set(listed.of_record(path.parent)), path
 
 
 def test_the_recorded_runs_pass() -> None:
