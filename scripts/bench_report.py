@@ -40,8 +40,11 @@ def planned() -> Iterator[Config]:
                 yield cfg
 
 
-def fill(root: Path) -> int:
-    """Copy the committed records under ``root`` and make the missing ones; how many there are."""
+def fill(root: Path, most: int | None = None) -> int:
+    """Copy the committed records under ``root`` and make the missing ones; how many there are.
+
+    Not more than ``most`` are made, if it is given.
+    """
     shutil.copytree(ROOT / "results", root)
     hashes: dict[tuple[str, int], dict[str, str]] = {}  # of the real records, by task and seed
     for path in sorted(root.glob("runs/*/*/seed*/meta.json")):
@@ -49,13 +52,15 @@ def fill(root: Path) -> int:
         seed = int(path.parent.name.removeprefix("seed").partition("-")[0])
         of_seed = {key: meta[key] for key in meta if key.endswith("_sha256")}
         hashes.setdefault((path.parts[-4], seed), {}).update(of_seed)
+    made = 0
     for cfg in planned():
         there = _folder(root, cfg)
-        if there.exists():
+        if there.exists() or made == most:
             continue
         alike = (_folder(root, replace(cfg, seed=seed)) for seed in range(9))
         if (donor := next((path for path in alike if path.exists()), None)) is not None:
             shutil.copytree(donor, there)
+            made += 1
             meta = json.loads((there / "meta.json").read_text(encoding="utf-8"))
             meta |= hashes.get((cfg.task["name"], cfg.seed), {})
             (there / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
