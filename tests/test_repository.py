@@ -215,8 +215,8 @@ def test_no_test_waits_for_a_package_that_no_extra_asks_for() -> None:
     from packaging.requirements import Requirement
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
-    names = {Requirement(text).name.lower().replace("-", "_") for text in asked}
+    asked = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {Requirement(text).name.lower().replace("-", "_") for each in asked for text in each}
     names |= {"cv2", "triton"}  # of opencv-contrib-python-headless; of torch, where it has GPUs
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for module in re.findall(r'(?:importorskip|wanted)\(\s*"(\w+)', path.read_text()):

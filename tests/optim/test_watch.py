@@ -91,9 +91,7 @@ def test_a_wrong_L_is_said_within_150_steps(lipschitz: float, words: str) -> Non
     images, labels = load_digits(return_X_y=True)
     inputs, targets = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
     torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)
-    )
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
     optimizer = BPGrad(model.parameters(), lipschitz)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

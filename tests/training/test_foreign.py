@@ -376,7 +376,8 @@ def test_what_step_raises_is_one_line_with_name_and_place(
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [(SystemExit, "SystemExit: exits with 3"), (GeneratorExit, "GeneratorExit: 3")]
+    ("kind", "words"),
+    [(SystemExit, "SystemExit: exits with 3"), (GeneratorExit, "GeneratorExit: 3")],
 )
 def test_an_optimizer_that_exits_is_one_line(
     kind: type[BaseException], words: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
@@ -392,9 +393,7 @@ def test_an_optimizer_that_exits_is_one_line(
         train(tiny(text, "epochs=40", "batch_size=64"))
 
 
-def test_ctrl_c_in_a_step_is_no_failure_of_it(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_in_a_step_is_no_failure_of_it(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreign.Quitting, "kind", KeyboardInterrupt)
     monkeypatch.setattr(foreign.Quitting, "count", 5)
     with pytest.raises(KeyboardInterrupt):

@@ -179,7 +179,8 @@ def signals_after_epochs(
 
 
 @pytest.mark.parametrize(
-    ("epoch", "words"), [(1, "stopped at epoch 2, iteration 1; the same"), (2, "stopped by SIGTERM")]
+    ("epoch", "words"),
+    [(1, "stopped at epoch 2, iteration 1; the same"), (2, "stopped by SIGTERM")],
 )
 def test_a_signal_between_two_epochs_loses_none(
     epoch: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -206,7 +207,7 @@ def test_a_second_ctrl_c_between_two_epochs_raises_at_once(
 ) -> None:
     settings = [*tiny_overrides(tmp_path), "solver=sgd", "epochs=3", "batch_size=64"]
     gone_on = signals_after_epochs(monkeypatch, 2, signal.SIGINT, signal.SIGINT)
-    with pytest.raises(Interrupted, match="^stopped by SIGINT$"):
+    with pytest.raises(Interrupted, match=r"^stopped by SIGINT$"):
         train(load(settings))
     assert gone_on == [1]
 
@@ -222,7 +223,7 @@ def test_what_is_written_after_the_last_epoch_can_be_cut(
 
     with monkeypatch.context() as patch:
         patch.setattr(Classification, "pictures", pictures)
-        with pytest.raises(Interrupted, match="^stopped by SIGTERM$"):
+        with pytest.raises(Interrupted, match=r"^stopped by SIGTERM$"):
             train(load(settings))
     assert train(load(settings))["epochs"] == 1
 

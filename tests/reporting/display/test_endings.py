@@ -79,7 +79,9 @@ def test_a_sweep_shows_the_middle_and_what_the_training_objective_chooses(tmp_pa
     assert "Beside" not in text
     auto = make_run(tmp_path, "A, lr = auto", level=0.3)
     text_with = answer("sweep", compare(*runs, read_run(record, "B, L = 2", 0), *cut, auto))
-    said = "Beside the settings, and none of them: A, lr = auto, whose test top-1 error (%) is 2.00."
+    said = (
+        "Beside the settings, and none of them: A, lr = auto, whose test top-1 error (%) is 2.00."
+    )
     assert text_with == f"{text}\n{said}"
 
 
