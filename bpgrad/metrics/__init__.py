@@ -16,3 +16,19 @@ class Metric:
     higher_is_better: bool = False
     detail: bool = False
     compared: bool = True
+
+
+# Tasks whose held-out examples, `val_*` in the records, are the data set's test set.
+TESTED = frozenset({"digits", "mnist", "cifar10", "voc_detection"})
+
+
+def phase_title(task: str, column: str) -> str:
+    """Which examples a column of the records is of: training, test or validation."""
+    if column.startswith(("train_", "fixed_")):
+        return "training"
+    return "test" if task in TESTED else "validation"
+
+
+def short_phase(task: str, column: str) -> str:
+    """The same where there is little room: train, test or val."""
+    return {"training": "train", "validation": "val"}.get(title := phase_title(task, column), title)

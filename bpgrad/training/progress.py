@@ -17,7 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bpgrad.metrics import Metric
+from bpgrad.metrics import Metric, short_phase
+from bpgrad.training.config import Config
 
 PLAIN_SECONDS = 60.0  # between lines inside an epoch, where there is no terminal
 BAR_SECONDS = 0.2
@@ -118,19 +119,19 @@ def say(line: str) -> None:
 
 
 def epoch_line(
+    cfg: Config,
     metrics: Mapping[str, Metric],
-    epochs: int,
     row: Mapping[str, float],
     timing: Mapping[str, float],
     eta: str,
 ) -> str:
-    """What is shown of an epoch: each metric in training and validation, rate and ETA."""
-    parts = [f"epoch {row['epoch']:>3}/{epochs}"]
+    """What is shown of an epoch: each metric in training and on what is held out, rate and ETA."""
+    parts = [f"epoch {row['epoch']:>3}/{cfg.epochs}"]
     for phase in ("train", "val"):
         shown = [
             f"{metric.title} {row[f'{phase}_{name}']:.4g} {metric.unit}".rstrip()
             for name, metric in metrics.items()
             if f"{phase}_{name}" in row and not metric.detail
         ]
-        parts.append(" ".join([phase, *shown]))
+        parts.append(" ".join([short_phase(cfg.task["name"], f"{phase}_"), *shown]))
     return "  ".join([*parts, f"{timing['images_per_second']:.0f} images/s", f"ETA {eta}"])

@@ -245,7 +245,7 @@ class _Run:
         if self.world.is_main:
             timing["log_seconds"] = round(time.perf_counter() - clock, 3)  # but for the rows'
             self.history.write_rows(self.record)
-        bar.say(epoch_line(self.task.metrics, self.cfg.epochs, metrics, timing, bar.eta()))
+        bar.say(epoch_line(self.cfg, self.task.metrics, metrics, timing, bar.eta()))
         if self._stop_requested():
             self._stop()
         return metrics | timing

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bpgrad.metrics import phase_title
 from bpgrad.reporting.display.grid import summarise, text_of
-from bpgrad.reporting.display.style import heading_of, phase_title, task_title
+from bpgrad.reporting.display.style import heading_of, task_title
 from bpgrad.reporting.inference.statistics import MIN_SEEDS
 from bpgrad.reporting.page.document import SIGNS, JudgedClaim, how_far
 from bpgrad.reporting.runs import Comparison, Run

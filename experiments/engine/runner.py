@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from bpgrad.errors import BPGradError, ConfigError, DataError
+from bpgrad.metrics import phase_title
 from bpgrad.records.files import write_text
 from bpgrad.records.run_record import RunRecord
 from bpgrad.training import lookup
@@ -145,7 +146,6 @@ def _on_gpu(plan: Plan) -> bool:
 
 def _end(run: PlannedRun, cfg: Config) -> str:
     """What a run ends with, in a few words."""
-    from bpgrad.reporting.display.style import phase_title
     from bpgrad.reporting.runs import look_at
 
     found = look_at(record_of(cfg), run.solver, run.seed)

@@ -194,7 +194,7 @@ def test_plain_lines_without_a_terminal(tiny: Tiny, capsys: pytest.CaptureFixtur
     train(tiny("epochs=2"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("epoch   1/2  train objective ")
-    assert "val objective" in lines[1]
+    assert "  test objective" in lines[1]  # of the digits, as the tables say
     assert "images/s" in lines[1]
     assert "ETA" in lines[1]
     assert lines[-1].startswith("recorded in ")

@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from bpgrad.metrics import phase_title
 from bpgrad.records.files import write_atomically
-from bpgrad.reporting.display.style import LineStyle, heading_of, phase_title, styles_of
+from bpgrad.reporting.display.style import LineStyle, heading_of, styles_of
 from bpgrad.reporting.runs import Comparison
 
 WIDTH, ROW_HEIGHT = 10.0, 3.5  # inches

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bpgrad.metrics import Metric
+from bpgrad.metrics import Metric, phase_title
 from bpgrad.reporting.display.grid import text_of
-from bpgrad.reporting.display.style import heading_of, phase_title
+from bpgrad.reporting.display.style import heading_of
 from bpgrad.reporting.inference.statistics import MIN_SEEDS, holm, paired_test
 from bpgrad.reporting.runs import Comparison, Run, labels_by_setting, swept
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bpgrad.reporting.display.style import heading_of, phase_title
+from bpgrad.metrics import short_phase
+from bpgrad.reporting.display.style import heading_of
 from bpgrad.reporting.inference.statistics import best_in_column, by_seed
 from bpgrad.reporting.runs import Comparison, Run
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 PHASES = ("train", "val")
 FIXED = "fixed_objective"
 AGAIN = "_reestimated"  # ends what is measured with batch statistics estimated again
-SHORT = {"training": "train", "validation": "val"}
 
 # The paper's printed values by task, solver and column of the records.
 Printed = Mapping[tuple[str, str, str], float]
@@ -160,13 +160,13 @@ def _ending(run: Run, comparison: Comparison, column: str) -> float:
 
 
 def _title(comparison: Comparison, column: str, metric: Metric) -> str:
-    phase, title = phase_title(comparison.task, column), metric.title
+    title = metric.title
     if column.startswith(FIXED):
         first, *others = title.split(", ")
         title = ", ".join([f"{first} at fixed weights", *others])
     elif _again(column) in comparison.metrics and _takes_moving(comparison):
         title += ", moving statistics"
-    return f"{SHORT.get(phase, phase)} {_with_unit(replace(metric, title=title))}"
+    return f"{short_phase(comparison.task, column)} {_with_unit(replace(metric, title=title))}"
 
 
 def _again(column: str) -> str:

@@ -19,9 +19,6 @@ TASK_TITLES = {
     "voc_segmentation": "VOC 2011 segmentation",
 }
 
-# Tasks whose held-out examples, `val_*` in the records, are the data set's test set.
-TESTED = frozenset({"digits", "mnist", "cifar10", "voc_detection"})
-
 
 @dataclass(frozen=True)
 class LineStyle:
@@ -123,10 +120,3 @@ def heading_of(comparison: Comparison) -> str:
     """The task of a comparison as it is printed, and its scale if some run is not the paper's."""
     scales = sorted({run.scale for run in comparison.runs if run.config} - {"paper"})
     return task_title(comparison.task, *scales[:1])
-
-
-def phase_title(task: str, column: str) -> str:
-    """Which examples a column of the records is of: training, test or validation."""
-    if column.startswith(("train_", "fixed_")):
-        return "training"
-    return "test" if task in TESTED else "validation"

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bpgrad.metrics import phase_title
 from bpgrad.reporting.display.grid import Cell, Grid, Printed, grid, summarise
-from bpgrad.reporting.display.style import heading_of, phase_title
+from bpgrad.reporting.display.style import heading_of
 from bpgrad.reporting.runs import Comparison, Run
 
 # The proposals of a detection, by their name in the records.
