@@ -83,6 +83,21 @@ def test_optimizers_and_branch_and_prune_import_nothing_of_the_suite() -> None:
     assert status == 0, said
 
 
+def test_the_optimizers_import_themselves_alone() -> None:
+    """Beyond torch and NumPy no module: importing them then takes milliseconds, on any machine."""
+    code = (
+        "import sys, numpy, torch\n"
+        "before = set(sys.modules)\n"
+        "import bpgrad.optim\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    beyond = [name for name in done.stdout.split() if not name.startswith("bpgrad.optim")]
+    assert beyond == ["bpgrad"]
+
+
 @pytest.mark.parametrize("package", ["training", "records", "reporting"])
 def test_the_packages_of_the_suite_say_what_to_install(package: str) -> None:
     status, said = run_without(modules_of_the_suite(), f"import bpgrad.{package}")

@@ -1,8 +1,11 @@
 """What is recorded grows by a row an epoch, and is what the checkpoint was saved after."""
 
+import gc
 import math
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,11 @@ import pytest
 
 from bpgrad.errors import DamagedRecordError, RecordError
 from bpgrad.records.run_record import RunRecord
+from bpgrad.training import trainer
+from bpgrad.training.config import load
 from bpgrad.training.history import FILES, History
+from bpgrad.training.trainer import train
+from tests.training.conftest import tiny_overrides
 
 COLUMNS = ("objective", "step_size")
 
@@ -54,6 +61,46 @@ def test_a_checkpoint_does_not_grow(record: RunRecord) -> None:
     history = History(COLUMNS)
     sizes = {len(repr(do_epochs(record, history, epoch))) for epoch in (3, 6, 9)}
     assert max(sizes) - min(sizes) < 20  # digits of the numbers
+
+
+@pytest.mark.slow
+def test_an_epoch_of_a_long_run_writes_and_keeps_no_more_than_an_early_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """150 epochs stand for 10,000; every one has a checkpoint here."""
+    epochs, written, kept = 150, [0], {}
+
+    def replace(origin: Path, place: Path, move: Callable = os.replace) -> None:
+        written[-1] += os.stat(origin).st_size
+        move(origin, place)
+
+    def write(descriptor: int, data: bytes, write: Callable = os.write) -> int:
+        written[-1] += len(data)
+        return write(descriptor, data)
+
+    @contextmanager
+    def mirrored(*_: object, **__: object) -> Iterator[Callable]:
+        def mirror(row: dict[str, float]) -> None:
+            written.append(0)
+            if row["epoch"] in (30, epochs):
+                gc.collect()
+                kept[row["epoch"]] = sys.getallocatedblocks()
+
+        yield mirror
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(trainer, "mirrored", mirrored)
+    monkeypatch.setattr(trainer, "EPOCH_SECONDS", 0.0)
+    tiny = [*tiny_overrides(tmp_path), "scale.train_examples=32", "scale.val_examples=10"]
+    train(load([*tiny, "solver=bpgrad", f"epochs={epochs}"]))
+    # Every tenth epoch has more columns, and those of a power of two bring steps.npz up to date.
+    ordinary = [k for k in range(20, epochs) if k % 10 and k.bit_count() > 1]
+    sizes = [written[k - 1] for k in ordinary]
+    assert min(sizes) > 100_000  # a checkpoint
+    assert max(sizes[-50:]) < max(sizes[:50]) + 2_000  # bytes; fifty rows have more
+    # What Python keeps for reuse comes and goes; a row has some twenty values.
+    assert kept[epochs] - kept[30] < 5 * (epochs - 30)
 
 
 @pytest.mark.parametrize("saved", [0, 1, 2, 3, 5, 7])
