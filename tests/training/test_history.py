@@ -99,8 +99,8 @@ def test_an_epoch_of_a_long_run_writes_and_keeps_no_more_than_an_early_one(
     sizes = [written[k - 1] for k in ordinary]
     assert min(sizes) > 100_000  # a checkpoint
     assert max(sizes[-50:]) < max(sizes[:50]) + 2_000  # bytes; fifty rows have more
-    # What Python keeps for reuse comes and goes; a row has some twenty values.
-    assert kept[epochs] - kept[30] < 5 * (epochs - 30)
+    # What Python keeps for reuse comes and goes; a row that is kept has some twenty values.
+    assert kept[epochs] - kept[30] < 12 * (epochs - 30)
 
 
 @pytest.mark.parametrize("saved", [0, 1, 2, 3, 5, 7])
