@@ -15,6 +15,7 @@ from pathlib import Path
 from bpgrad.data import digits, ilsvrc
 from bpgrad.data.sources import SOURCES
 from bpgrad.errors import DataError
+from bpgrad.training.cli import run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,9 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(error, file=sys.stderr)
             return error.exit_code
         print(f"{name}: complete in {options.data_root / SOURCES[name].folder}")
-    if not options.name:
-        print("\n".join(states(options.data_root)))
-    return 0
+    if options.name:
+        return 0
+    lines = states(options.data_root)
+    print("\n".join(lines), flush=True)
+    return DataError.exit_code if any(line.split()[1] == "damaged" for line in lines) else 0
 
 
 def _source_name(text: str) -> str:
@@ -92,4 +95,4 @@ def _line(name: str, state: str, rest: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(lambda: sys.exit(main()))

@@ -77,8 +77,8 @@ def _opencv(pixels: np.ndarray) -> np.ndarray:
         import cv2
     except ImportError as error:
         raise ConfigError(
-            "selective search needs OpenCV: install the extra proposals "
-            "(opencv-contrib-python-headless)"
+            "selective search needs OpenCV: pip install '.[proposals]' "
+            "(opencv-contrib-python-headless); task.proposals=oracle goes without"
         ) from error
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(pixels[..., ::-1]))

@@ -70,7 +70,7 @@ class Watch:
             if norm > DIVERGED * lipschitz:
                 advice = "the run has diverged: start again with what suggest_lipschitz proposes"
             else:
-                advice = f"try {_round_up(norm)} or more"
+                advice = f"unless the loss falls all the same, try {_round_up(norm)} or more"
             warnings.warn(
                 f"L = {lipschitz:g} is too small here: ‖g‖ reached {norm:.2g}, above L {where}; "
                 f"{advice}",

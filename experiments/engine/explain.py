@@ -111,6 +111,9 @@ def _here_or_in_suite(table: Path) -> Path:
     return ours if ours.is_file() and not table.is_file() else table
 
 
+SMOKE = "smoke"  # beside the folder of records: where those of scale=smoke lie
+
+
 def _listed(
     name: str, declared: Sequence[str], overrides: Sequence[str]
 ) -> tuple[Path, list[PlannedRun]]:
@@ -124,9 +127,9 @@ def _listed(
 
     runs = []
     for row in _read(path):
-        directory = root / row["run"]
-        if not directory.exists() and (lookup.SUITE_RECORDS / row["run"]).exists():
-            directory = lookup.SUITE_RECORDS / row["run"]
+        places = (root, root.with_name(SMOKE), lookup.SUITE_RECORDS)
+        found = (place / row["run"] for place in places if (place / row["run"]).exists())
+        directory = next(found, root / row["run"])
         runs.append(PlannedRun(row["task"], row["solver"], directory))
     return folder / f"{name}.csv", runs
 
@@ -151,7 +154,9 @@ def explain(table: Path, runs: Sequence[PlannedRun], solver: str, metric: str, t
             f"its first would be {chosen[0].directory}"
         )
     if not table.is_file():
-        raise BPGradError(f"{table} is not there; `python -m experiments {table.stem} --show`")
+        raise BPGradError(
+            f"{table} is not there; --show writes it, with the same --scale and --set"
+        )
     wrong = []
     for name in dict.fromkeys(run.task for run in finished):
         row = _row(table, name, label)

@@ -91,7 +91,7 @@ def test_without_names_it_lists_every_set_and_its_state(
     for folder, there in (("whole", content), ("cut", content[:-1])):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "file").write_bytes(there)
-    assert get_data.main(["--data-root", str(tmp_path)]) == 0
+    assert get_data.main(["--data-root", str(tmp_path)]) == 2
     lines = capsys.readouterr().out.splitlines()
     states = {line.split()[0]: line.split()[1] for line in lines}
     assert states == {
@@ -104,6 +104,8 @@ def test_without_names_it_lists_every_set_and_its_state(
     assert str(tmp_path / "absent") in lines[3]
     assert "get_data.py absent" in lines[3]
     assert "ask its authors" in lines[4]
+    (tmp_path / "cut" / "file").write_bytes(content)
+    assert get_data.main(["--data-root", str(tmp_path)]) == 0
 
 
 def states(root: Path) -> dict[str, tuple[str, str]]:

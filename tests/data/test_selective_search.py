@@ -61,7 +61,7 @@ def test_what_is_wrong_is_one_line(
     with pytest.raises(DataError, match=r"none.jpg cannot be read"):
         selective_search.selective_search(tmp_path, tmp_path / "none.jpg")
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
-    with pytest.raises(ConfigError, match="needs OpenCV: install the extra proposals"):
+    with pytest.raises(ConfigError, match="needs OpenCV: pip install"):
         selective_search.selective_search(tmp_path, image)
 
 

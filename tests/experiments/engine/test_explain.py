@@ -264,3 +264,15 @@ def test_the_rate_is_that_of_the_run_with_the_fewest_seconds(tmp_path: Path) -> 
         (tmp_path / name / "timing.csv").write_text(text)
         values.append(explain._value(tmp_path / name, "images_per_second"))
     assert explain._combined("images_per_second", values) == 100.0
+
+
+def test_the_runs_of_a_smoke_table_with_a_solver_of_ones_own_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/tables").mkdir(parents=True)
+    listed = tmp_path / "results/tables/quickstart-with-mine-smoke-runs.csv"
+    listed.write_text("task,solver,run\ndigits,mine,digits/mine/seed0-1\n")
+    (tmp_path / "results/smoke/digits/mine/seed0-1").mkdir(parents=True)
+    _, runs = explain.planned(SUITE.folder, "quickstart-with-mine-smoke")
+    assert [run.directory for run in runs] == [Path("results/smoke/digits/mine/seed0-1")]
