@@ -44,6 +44,10 @@ class SolverError(BPGradError):
     exit_code = 4
 
 
+class WorkerError(BPGradError):
+    """A process that reads data for a run has ended; the same command resumes it."""
+
+
 class Diverged(BPGradError):
     """The training objective became NaN or infinite."""
 
@@ -77,5 +81,8 @@ def first_line(error: BaseException) -> str:
     """What a foreign error says, as one line without terminal escapes."""
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
         return f"exits with {error.code or 0}"
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)) or repr(error)
+    try:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)) or repr(error)
+    except Exception:  # of a class of its own
+        text = ""
     return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -12,6 +12,11 @@ import os
 import sys
 from pathlib import Path
 
+from bpgrad.startup import begin
+
+if __name__ == "__main__":
+    begin()
+
 from bpgrad.data import digits, ilsvrc
 from bpgrad.data.sources import SOURCES
 from bpgrad.errors import DataError

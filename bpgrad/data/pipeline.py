@@ -5,10 +5,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from multiprocessing.connection import wait
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from bpgrad.errors import WorkerError
 from bpgrad.signals import CAUGHT, held_back
 
 Key = tuple[int, int]  # epoch and index of an example
@@ -37,6 +40,7 @@ class EpochLoader:
         pin_memory: bool = False,
     ) -> None:
         self._plan: list[list[Key]] = []  # read anew by every iteration of the loader
+        self._ready = workers == 0  # once they run
         self._loader = DataLoader(
             examples,
             batch_sampler=self._plan,
@@ -50,8 +54,22 @@ class EpochLoader:
     def __call__(self, epoch: int, batches: Sequence[Sequence[int]]) -> Iterator[Any]:
         """The batches of these indices, in this order."""
         self._plan[:] = [[(epoch, int(index)) for index in indices] for indices in batches]
-        with held_back():  # until a worker that starts is ready for them
-            return iter(self._loader)
+        with nullcontext() if self._ready else held_back():  # until workers are ready for them
+            found = iter(self._loader)
+        self._ready = True
+        return _told(found)
+
+
+def _told(batches: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WorkerError(
+            "a process that reads data was killed, perhaps for want of memory; the same command "
+            "resumes, with workers=1 or workers=0 in less of it"
+        ) from error
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
@@ -60,6 +78,9 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     The parent saves first, which the end of a worker would cut; then it ends them, by a SIGTERM.
     """
     os.setpgid(0, 0)
+    parent = multiprocessing.parent_process()  # the system's may be a server that forked this one
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     ignored = set(CAUGHT) - {signal.SIGTERM}
     for sent in ignored:
         signal.signal(sent, signal.SIG_IGN)
@@ -68,9 +89,12 @@ def _leave_signals_to_the_parent(worker: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         return
-    parent = multiprocessing.parent_process()  # the system's may be a server that forked this one
-    assert parent is not None
     threading.Thread(target=_end_if_the_parent_says_so, args=(parent.pid,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    wait([parent])
+    os._exit(1)
 
 
 def _end_if_the_parent_says_so(parent: int) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tarfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from bpgrad.errors import DataError
 
 PARTS = ("train", "val")
 RECEIPT = "prepared.json"  # in the data set's folder, written last: the md5s of archives and parts
-PARTIAL = ".partial"  # ends the names of what is being written
 
 
 class Unpacked(Source):
@@ -44,14 +44,12 @@ class Unpacked(Source):
                 return {part: str(receipt[part]) for part in PARTS}
         except FileNotFoundError:
             raise DataError(f"{self.name}: {folder} is missing or not whole; {remedy}") from None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         raise DataError(f"{self.name}: {folder / RECEIPT} is damaged; {remedy}")
 
     def doubtful(self, data_root: Path) -> frozenset[str]:
-        """The parts that have a receipt, but are not what it says."""
-        if not (data_root / self.folder / RECEIPT).exists():
-            return frozenset()
+        """The parts of which no receipt says that they are what they should be."""
         found = set(PARTS)
         try:
             for part, md5 in self.contents(data_root).items():
@@ -88,7 +86,7 @@ class Placed:
         if self._lies(archive, member, path):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + PARTIAL)
+        partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")  # another may write it too
         try:
             write(archive, member, partial)
             os.replace(partial, path)
@@ -116,7 +114,7 @@ def write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None
     """Write a member, a plain file, to a path that is not the archive's choice."""
     content = archive.extractfile(member)
     assert content is not None
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         shutil.copyfileobj(content, file)
 
 

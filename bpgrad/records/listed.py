@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from bpgrad.errors import DamagedRecordError
+from bpgrad.errors import DamagedRecordError, RecordError
 from bpgrad.records.files import write_text
 
 LIST = "checksums.csv"
@@ -23,6 +23,8 @@ def of_record(directory: Path) -> Mapping[str, str]:
     Raises DamagedRecordError where the list is not what was written.
     """
     directory = directory.absolute()
+    if len(directory.parents) < 3:
+        return {}
     return read(directory.parents[2]).get("/".join(directory.parts[-3:]), {})
 
 
@@ -54,6 +56,10 @@ def _read(path: Path, *_: int) -> Mapping[str, Mapping[str, str]]:
 def write(root: Path, sums: Mapping[str, Mapping[str, str]]) -> None:
     """Write the list of the records under `root`."""
     pairs = [(f"{record}/{file}", its[file]) for record, its in sums.items() for file in its]
+    if odd := next((name for name, _ in pairs if set(name) & set(',"\r\n')), None):
+        raise RecordError(
+            f"{root / odd}: a name with a comma, a quote or an end of a line; rename it"
+        )
     write_text(root / LIST, _text(sorted(pairs)))
 
 

@@ -208,6 +208,8 @@ def _check_values(experiment: Experiment) -> None:
         raise ConfigError(f"scale: {experiment.scale}: goes with names that end in {REDUCED} alone")
     if experiment.averaged < 1:
         raise ConfigError(f"averaged: {experiment.averaged}: must be at least 1")
+    if experiment.fluctuation != 0 and experiment.fluctuation < 2:
+        raise ConfigError(f"fluctuation: {experiment.fluctuation}: must be at least 2 epochs, or 0")
     if experiment.shows not in SHOWS:
         raise ConfigError(unknown(f"shows: {experiment.shows}", SHOWS))
     refuse_overrides(experiment.set, ("task", "solver", "seed", "scale"), "set:")
@@ -215,6 +217,8 @@ def _check_values(experiment: Experiment) -> None:
         refuse_overrides(solver.set, ("task", "seed", "scale"), f"{solver.label}: set:")
         if sum(override.startswith("solver=") for override in solver.set) != 1:
             raise ConfigError(f"{solver.label}: set: must name one solver, as in [solver=bpgrad]")
+        if solver.tasks == ():
+            raise ConfigError(f"{solver.label}: tasks: at least one is needed, or no such key")
         for task in solver.tasks or ():
             if task not in experiment.tasks:
                 raise ConfigError(unknown(f"task {task} of {solver.label}", experiment.tasks))

@@ -92,7 +92,7 @@ def find(text: str, results: Path, checkpoints: Path) -> RunRecord:
     Raises RecordError if there is none, or more than one.
     """
     folder = Path(text).resolve()
-    if (folder / "config.yaml").is_file():
+    if (folder / "config.yaml").is_file() and len(folder.parents) > 2:
         root, name = folder.parents[2], str(folder.relative_to(folder.parents[2]))
         return RunRecord(results if root == results.resolve() else root, checkpoints, name)
     places = dict.fromkeys(_names(results), (results, checkpoints))

@@ -6,7 +6,6 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
@@ -49,8 +48,9 @@ class Step:
 def forecast(runs: Sequence[tuple[PlannedRun, Config]]) -> list[Step]:
     """Every run with what is left of it. Of a cut run, whole epochs are counted.
 
-    The rate is the median of the records of the same task and solver, or if there are none of the
-    same task; if any, those made on the type of device that the run would take.
+    The rate is the fastest in the records of the same task and solver, or if there are none of the
+    same task, since whatever else a machine did made a run slower; if any, of those made on the
+    type of device that the run would take.
     """
     rates: dict[tuple[Path, str, str], list[Rate]] = {}
     seen: set[str] = set()
@@ -72,7 +72,7 @@ def forecast(runs: Sequence[tuple[PlannedRun, Config]]) -> list[Step]:
         seconds: float | None = 0.0
         if epochs:
             seconds_an_image = [rate.seconds / rate.images for rate in found]
-            seconds = epochs * images * median(seconds_an_image) if found and images else None
+            seconds = epochs * images * min(seconds_an_image) if found and images else None
         steps.append(Step(run, name, state, remark, seconds, tuple(found)))
     return steps
 
@@ -91,7 +91,7 @@ def lines(name: str, runs: Sequence[tuple[PlannedRun, Config]], jobs: int = 1) -
             total += f"; without the {len(todo) - len(known)} of no measured rate"
         yield total
         machines = dict.fromkeys(rate.machine for step in todo for rate in step.rates)
-        yield f"at the rates of the records, measured on: {'; '.join(machines)}"
+        yield f"at the fastest rates of the records, measured on: {'; '.join(machines)}"
         if any(rate.solver != step.name.split("/")[1] for step in todo for rate in step.rates):
             yield "where a solver has no record of the task, at the rate of the others"
     width = max(len(str(step.run)) for step in steps)

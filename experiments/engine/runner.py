@@ -21,6 +21,7 @@ from bpgrad.training import lookup
 from bpgrad.training.cli import one_line
 from bpgrad.training.config import Config, check_seed, load, task_class
 from bpgrad.training.identity import describe, run_name
+from bpgrad.training.signatures import unknown
 from experiments.engine.declaration import Experiment, PlannedRun, refuse_overrides
 
 if TYPE_CHECKING:
@@ -194,6 +195,8 @@ def gather(plan: Plan) -> list[Comparison]:
         found = (look_at(record_of(cfg), run.solver, run.seed) for run, cfg in pairs)
         metrics = task_class(pairs[0][1]).metrics
         its = plan.declared
+        if its.curve and its.curve not in metrics:
+            raise ConfigError(unknown(f"curve: {its.curve}", metrics))
         shown = its.averaged, its.note, its.curve, its.fluctuation
         comparisons.append(Comparison(task, metrics, tuple(found), *shown))
     return comparisons

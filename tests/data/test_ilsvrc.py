@@ -181,6 +181,33 @@ def test_a_mending_that_was_cut_is_gone_on_with(
     assert files(top) == EXPECTED
 
 
+def test_without_a_receipt_nothing_that_lies_there_is_believed(
+    archives: Callable[..., Archives], tmp_path: Path
+) -> None:
+    """As zeros where the system went down while an image was written."""
+    given, top = archives(), tmp_path / "imagenet"
+    prepare(tmp_path, tmp_path / "archives", given)
+    (top / RECEIPT).unlink()
+    DAMAGES["changed, of the same size"](top / CAT)
+    prepare(tmp_path, tmp_path / "archives", given)
+    assert files(top) == EXPECTED
+
+
+def test_two_may_unpack_at_once(
+    archives: Callable[..., Archives], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, top, write = archives(), tmp_path / "imagenet", unpacked.write
+
+    def slow(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+        write(archive, member, path)
+        monkeypatch.setattr(unpacked, "write", write)
+        prepare(tmp_path, tmp_path / "archives", given)  # another, in the middle of this
+
+    monkeypatch.setattr(unpacked, "write", slow)
+    prepare(tmp_path, tmp_path / "archives", given)
+    assert files(top) == EXPECTED
+
+
 def test_what_is_no_part_of_it_is_named_and_left(
     archives: Callable[..., Archives], tmp_path: Path
 ) -> None:

@@ -214,7 +214,7 @@ def _panel(
         if len(values) > 1:
             low, high = values.min(axis=0), values.max(axis=0)
             panel.fill_between(epochs, low, high, color=style.color, alpha=0.18, linewidth=0)
-        positive = values[values > 0] if log else values[~np.isnan(values)]
+        positive = values[np.isfinite(values) & ((values > 0) | (not log))]
         if positive.size:
             lowest, highest = min(lowest, positive.min()), max(highest, positive.max())
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bpgrad.metrics import Metric, phase_title
-from bpgrad.reporting.display.grid import text_of
+from bpgrad.reporting.display.grid import ending, text_of
 from bpgrad.reporting.display.style import heading_of
 from bpgrad.reporting.inference.statistics import MIN_SEEDS, holm, paired_test
 from bpgrad.reporting.runs import Comparison, Run, labels_by_setting, swept
@@ -95,7 +95,10 @@ def _significant(
 ) -> list[bool]:
     """Whether the last epochs of each pair differ, paired by seed, after Holm."""
     sides = [
-        [{run.seed: run.rows[column].iloc[-1] for run in comparison.finished(s)} for s in pair]
+        [
+            {run.seed: ending(run, comparison, column) for run in comparison.finished(s)}
+            for s in pair
+        ]
         for pair in pairs
     ]
     return [test.significant for test in holm([paired_test(*both) for both in sides])]
@@ -161,8 +164,8 @@ def title_of(task: str, column: str, metric: Metric) -> str:
 
 
 def last(comparison: Comparison, solver: str, column: str) -> np.ndarray:
-    """A column at the last epoch, of the finished runs of a solver, one a seed."""
-    return np.array([run.rows[column].iloc[-1] for run in comparison.finished(solver)])
+    """What the finished runs of a solver end with in a column, one a seed."""
+    return np.array([ending(run, comparison, column) for run in comparison.finished(solver)])
 
 
 def _mean(comparison: Comparison, solver: str, column: str) -> float:

@@ -140,7 +140,7 @@ def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
                 Cell(
                     text_of(mean, metric) + ("" if pd.isna(std) else f" ± {_std(std, metric)}"),
                     float(mean),
-                    tuple(text_of(_ending(run, comparison, column), metric) for run in runs),
+                    tuple(text_of(ending(run, comparison, column), metric) for run in runs),
                     best[column] == solver,
                     "" if paper is None else _as_printed(paper, metric),
                     "" if paper is None else _difference(mean - paper, metric),
@@ -154,7 +154,7 @@ def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
     return Grid(heading_of(comparison), (*titles, "fastest run (s)", "images/s"), tuple(rows))
 
 
-def _ending(run: Run, comparison: Comparison, column: str) -> float:
+def ending(run: Run, comparison: Comparison, column: str) -> float:
     """A column of what a run ends with; NaN of one that is older than the column."""
     return float(final(run, comparison.averaged).get(column, math.nan))
 
@@ -193,7 +193,7 @@ def _best(comparison: Comparison, column: str, metric: Metric) -> str | None:
         return None  # what is still missing might be better
     values = {
         solver: by_seed(
-            (run.seed, _ending(run, comparison, column)) for run in comparison.finished(solver)
+            (run.seed, ending(run, comparison, column)) for run in comparison.finished(solver)
         )
         for solver in comparison.solvers
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 
@@ -148,16 +149,23 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
 def _fluctuation(comparison: Comparison) -> str:
     name, metric = comparison.drawn
     column, epochs = f"val_{name}", comparison.fluctuation
-    each = (
-        f"{solver} {np.mean([run.rows[column].iloc[-epochs:].std(ddof=1) for run in runs]):.3g}"
+    found = {
+        solver: np.mean([_deviation(run, column, epochs) for run in runs])
         for solver in comparison.solvers
         if (runs := comparison.finished(solver))
-    )
+    }
+    each = (f"{solver} {'–' if np.isnan(x) else f'{x:.3g}'}" for solver, x in found.items())
     what = f"{phase_title(comparison.task, column)} {metric.title}"
     return (
         f"Fluctuation, the standard deviation of the {what} over the last {epochs} epochs, mean "
         f"over the seeds: {', '.join(each)}."
     )
+
+
+def _deviation(run: Run, column: str, epochs: int) -> float:
+    """Over the last epochs; NaN of a run that has fewer, or no such column."""
+    values = run.rows.reindex(columns=[column])[column].to_numpy()
+    return float(values[-epochs:].std(ddof=1)) if len(values) >= epochs else math.nan
 
 
 def _gradients(runs: Sequence[Run]) -> Iterator[str]:

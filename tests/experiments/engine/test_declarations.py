@@ -15,7 +15,7 @@ from experiments.claims import CLAIMS
 from experiments.engine.claim import Runs
 from experiments.engine.declaration import Experiment, at_scale, load, load_all
 from experiments.engine.printed import paper_values, printed
-from experiments.engine.runner import execute, prepare
+from experiments.engine.runner import execute, gather, prepare
 
 GOOD = {
     "title": "A title",
@@ -236,6 +236,11 @@ def test_one_at_the_reduced_scale_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert prepare(load(tmp_path / "mine.yaml"), scale="reduced").name == "mine-reduced"
 
 
+def test_a_curve_is_of_a_metric_of_the_task(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown curve: map: "):
+        gather(prepare(load(declare(tmp_path, curve="map"))))
+
+
 def solver(**changes: object) -> list[dict[str, object]]:
     return [GOOD["solvers"][0] | changes]  # type: ignore[index,operator]
 
@@ -259,6 +264,8 @@ def solver(**changes: object) -> list[dict[str, object]]:
         ({"solvers": solver(set=["momentum=0"])}, "SGD: set: must name one solver, as in "),
         ({"solvers": solver(set=["solver=sgd", "seed=1"])}, "SGD: set: seed=1: the experiment "),
         ({"set": ["seed=1"]}, "set: seed=1: the experiment sets seed itself"),
+        ({"fluctuation": 1}, "fluctuation: 1: must be at least 2 epochs, or 0"),
+        ({"solvers": solver(tasks=[])}, "SGD: tasks: at least one is needed, or no such key"),
         ({"shows": "eta"}, "unknown shows: eta: choices: epochs, table, objective, step_size"),
         ({"scale": "smoke"}, "scale: smoke: must be paper or reduced"),
         ({"scale": "reduced"}, "scale: reduced: goes with names that end in -reduced alone"),

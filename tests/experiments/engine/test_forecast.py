@@ -145,7 +145,7 @@ def test_the_command_says_it_and_trains_nothing(
     assert out[0] == "mine: 2 of 5 runs to do; nothing is run now"
     assert out[1:4] == [
         "in all 3 min; 2 side by side 80 s, if none slows down",
-        "at the rates of the records, measured on: A CPU, 2 threads",
+        "at the fastest rates of the records, measured on: A CPU, 2 threads",
         "where a solver has no record of the task, at the rate of the others",
     ]
     assert out[4].startswith("  finished  digits  SGD  seed 0 ")

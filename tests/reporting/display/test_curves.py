@@ -46,6 +46,14 @@ def test_the_curve_of_another_metric(tmp_path: Path) -> None:
     assert list(right.lines[0].get_ydata()) == [2, 1, 2 / 3]
 
 
+@pytest.mark.parametrize("curve", ["objective", "top1_error"])
+def test_an_infinite_value_is_left_out(tmp_path: Path, curve: str) -> None:
+    run = make_run(tmp_path, "Adam")
+    rows = run.rows.assign(**{f"val_{curve}": [2.0, np.inf, 1.0]})
+    _, right = draw("", [replace(compare(replace(run, rows=rows)), curve=curve)]).axes
+    assert right.get_ylim()[1] < 3
+
+
 def test_of_several_seeds_the_mean_and_a_band_from_smallest_to_largest(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, "Adam", seed, level=level) for seed, level in enumerate((1, 2, 6))]
     figure = draw("A title", [compare(*runs)])

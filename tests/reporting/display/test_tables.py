@@ -104,6 +104,15 @@ def test_a_note_and_the_fluctuation_stand_below_the_table(tmp_path: Path) -> Non
     )
 
 
+def test_a_fluctuation_that_there_is_not_is_a_dash(tmp_path: Path) -> None:
+    runs = make_run(tmp_path, "Adam"), make_run(tmp_path, "SGD", epochs=9)
+    shown = replace(compare(*runs), curve="objective", fluctuation=5)
+    (found,) = [note for note in notes(shown) if note.startswith("Fluctuation")]
+    assert ": Adam –, SGD 0." in found
+    absent = replace(shown, curve="other", metrics={**shown.metrics, "other": Metric("other")})
+    assert ": Adam –, SGD –." in "".join(notes(absent))
+
+
 def test_what_is_not_compared_has_no_best(tmp_path: Path) -> None:
     runs = tuple(
         make_run(tmp_path, solver, seed, level=level * (1 + 0.01 * seed))
