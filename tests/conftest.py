@@ -16,6 +16,7 @@ from hypothesis import settings
 
 from bpgrad.data import cifar10
 from bpgrad.training import lookup
+from bpgrad.training.numerics import cores
 
 # Triton has to know when it is imported, which torch's compiler does: where there is no GPU, its
 # kernels are interpreted (test_triton_interpreted.py).
@@ -40,6 +41,11 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     gc.unfreeze()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Of -n auto: one more than there are cores, since tests also wait for their processes."""
+    return cores() + 1
 
 
 @pytest.fixture(scope="session", autouse=True)
