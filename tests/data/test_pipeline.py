@@ -1,10 +1,28 @@
 """The workers of a streamed task: whom they obey."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a session of its own."""
+    (folder / "script.py").write_text(code)
+    return subprocess.run(
+        [sys.executable, "script.py", *arguments],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=180,
+    )
+
 
 CODE = """
 import multiprocessing, os, signal, subprocess, sys
@@ -41,11 +59,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_signals_leave_the_workers_to_their_parent(tmp_path: Path, method: str) -> None:
     """Those to the group, and those from outside to each of them, from their first moment on."""
-    (tmp_path / "script.py").write_text(CODE)
-    command = [sys.executable, "script.py", method]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, start_new_session=True, cwd=tmp_path, timeout=120
-    )
+    ended = run(tmp_path, CODE, method)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
@@ -94,11 +108,7 @@ if __name__ == "__main__":
 def test_a_stalled_worker_holds_no_signal_back_and_ends_with_its_parent(
     tmp_path: Path, method: str, how: str
 ) -> None:
-    (tmp_path / "script.py").write_text(STALLED)
-    command = [sys.executable, "script.py", method, how]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, start_new_session=True, cwd=tmp_path, timeout=180
-    )
+    ended = run(tmp_path, STALLED, method, how)
     assert ended.returncode == 0, ended.stderr  # Python tells of semaphores that a kill left
 
 
@@ -119,9 +129,7 @@ def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
         except WorkerError as error:
             print(error)
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
-    )
+    ended = run(tmp_path, code)
     assert ended.stdout.startswith("a process that reads data was killed")
 
 
@@ -155,9 +163,5 @@ def test_a_process_that_was_started_by_another_ends_with_its_workers(
     tmp_path: Path, method: str
 ) -> None:
     """A run side by side with others is such a process, and waits for its workers at its end."""
-    (tmp_path / "script.py").write_text(CHILD)
-    command = [sys.executable, "script.py", method]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, start_new_session=True, cwd=tmp_path, timeout=120
-    )
+    ended = run(tmp_path, CHILD, method)
     assert (ended.returncode, ended.stderr) == (0, "")
