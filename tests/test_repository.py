@@ -520,8 +520,7 @@ def test_what_is_committed_is_small_and_says_nothing_of_the_workplace() -> None:
     for name in filter(None, listed.stdout.split("\0")):
         path = ROOT / name
         if path.exists():
-            # The page holds all figures, and what the models of VOC do, in itself.
-            assert path.stat().st_size < 2 ** (22 if name.endswith("index.html") else 21), name
+            assert path.stat().st_size < 2**21, name
     for record in (ROOT / "results" / "runs").glob("*/*/*"):
         assert sum(f.stat().st_size for f in record.iterdir()) < 150_000, record
     home = os.path.expanduser("~") + "/"

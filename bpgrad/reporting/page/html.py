@@ -224,7 +224,7 @@ class _Page:
             yield "</details>"
 
     def _pictures_of(self, comparison: Comparison) -> Iterator[str]:
-        """What the models do, folded; of runs that several sections show, in the first."""
+        """Links to what the models do, folded; of runs that several sections show, in the first."""
         found = {
             who: drawn for who, drawn in comparison.pictures.items() if drawn not in self._seen
         }
@@ -234,10 +234,9 @@ class _Page:
         task = heading_of(comparison)
         yield f"<details><summary>{task}: pictures, by solver</summary>"
         for who, drawn in found.items():
-            yield f"<h4>{escape(who)}</h4>"
-            for file in drawn:
-                data = self._data(os.path.relpath(file, self._results))
-                yield f'<img class="photo" src="{data}" alt="{escape(f"{who}: {file.stem}")}">'
+            paths = (Path(os.path.relpath(file, self._results)).as_posix() for file in drawn)
+            links = (f'<a href="{quote(path)}">{escape(Path(path).stem)}</a>' for path in paths)
+            yield f"<p>{escape(who)}: {', '.join(links)}</p>"
         yield "</details>"
 
     def _row(self, table: Grid, row: Row, color: str) -> str:

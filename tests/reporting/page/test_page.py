@@ -1,6 +1,5 @@
 """The HTML page as text: what it holds, where it leads, and that it needs nothing else."""
 
-import base64
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -255,11 +254,9 @@ def test_what_the_models_do_is_shown_once(document: Document, tmp_path: Path) ->
         image.save(run.directory / "pictures" / f"cat {seed}.webp")
     twice = replace(document, sections=(section, section))
     page = render(twice, tmp_path)
-    content = base64.b64encode((runs[0].directory / "pictures" / "cat 0.webp").read_bytes())
-    shown = f'<img class="photo" src="data:image/webp;base64,{content.decode()}"'
-    assert page.count(shown) == page.count('class="photo"') == 1
-    assert 'alt="Adam, seed 0: cat 0"' in page
     folder = runs[0].directory.relative_to(tmp_path).as_posix()
+    link = f'<p>Adam, seed 0: <a href="{folder}/pictures/cat%200.webp">cat 0</a></p>'
+    assert page.count(link) == page.count("/pictures/") == 1
     assert f"![cat%200]({folder}/pictures/cat%200.webp)" in readme.render(twice)
 
 
