@@ -8,17 +8,15 @@ import numpy as np
 
 from bpgrad.reporting.display.grid import text_of
 from bpgrad.reporting.display.style import task_title
+from bpgrad.reporting.inference.sweeps import NEAR, factors
 from bpgrad.reporting.inference.verdicts import Outcome
 from bpgrad.reporting.page.document import JudgedClaim
-from bpgrad.reporting.runs import Comparison, labels_by_setting
-from experiments.claims.second.common import SLIGHTLY
-from experiments.claims.second.sensitivity import width
+from bpgrad.reporting.runs import Comparison
 
 LEAD = """\
 BPGrad ([Zhang, Wu and Wang, CVPR 2018](https://arxiv.org/abs/1711.06959)) trains networks with
-steps as long as the current loss over a constant *L*, which is to lead to the global minimum; here
-the paper's claims are tried again. *n* counts seeds: trainings with initial weights and a data
-order of their own (for C2 and C3, functions)."""
+steps as long as the current loss over a constant *L*, which is to lead to the global minimum. Here
+its claims are tried again."""
 OURS = "BPGrad, μ = 0.9"
 # What the paper compares with; the others of Figure 7 are variants, or added here.
 RIVALS = ("Adagrad", "Adadelta", "RMSProp", "Adam", "Eve")
@@ -47,7 +45,7 @@ def _endings(comparisons: Comparisons) -> Iterator[str]:
         best = min(rivals, key=lambda solver: rivals[solver])
         n = _seeds(len(seeds))
         if any(set(column) != seeds for column in errors.values()):
-            n += " that all of them have run"
+            n += " so far"
         words.append(
             f"{text_of(_mean(errors[OURS], seeds), metric)} % on {task_title(task)} (best of "
             f"the paper's {len(rivals)} others, {best}: {text_of(rivals[best], metric)} %; "
@@ -58,28 +56,19 @@ def _endings(comparisons: Comparisons) -> Iterator[str]:
 
 
 def _setting(comparisons: Comparisons) -> Iterator[str]:
-    """Over how many decades of its one setting a solver stays near its own best error."""
+    """By what factor the one setting of a solver may change that it stays near its best error."""
     comparison = comparisons.get(("sensitivity", "cifar10"))
     if comparison is None:
         return
-    labels = labels_by_setting(comparison)
-    columns = {label: _last(comparison, label) for label in comparison.solvers}
-    seeds = set.intersection(*(set(columns[label]) for label in labels.get("BPGrad", {}).values()))
-    decades: dict[str, float] = {}
-    for solver, by_setting in labels.items():
-        # A run that diverged is far from the best.
-        errors = [_mean(columns[label], seeds) for _, label in sorted(by_setting.items())]
-        if seeds and not all(np.isinf(errors)):
-            finite = np.where(np.isinf(errors), 100.0, errors)
-            decades[solver] = width(np.log10(sorted(by_setting)), finite)
-    others = sorted(value for solver, value in decades.items() if solver != "BPGrad")
-    if "BPGrad" in decades and others:
-        ours, least, most = decades["BPGrad"], others[0], others[-1]
+    found, n = factors(comparison)
+    others = sorted(factor for solver, factor in found.items() if solver != "BPGrad")
+    if "BPGrad" in found and others:
+        ours, least, most = found["BPGrad"], others[0], others[-1]
         how = "less" if ours < least else "more" if ours > most else "neither more nor less"
         yield (
             f"Its one setting, *L*, forgives {how} than the others' learning rates: on CIFAR-10 "
-            f"the error stays within {SLIGHTLY:g} points of its best over {ours:.1f} powers of ten "
-            f"of *L*, and over {least:.1f} to {most:.1f} of theirs ({_seeds(len(seeds))})."
+            f"the error stays within {NEAR:g} points of its best while *L* changes by a factor of "
+            f"{ours:.2g}, and theirs by {least:.2g} to {most:.2g} ({_seeds(n)})."
         )
 
 
@@ -107,4 +96,4 @@ def _mean(column: Mapping[int, float], seeds: set[int]) -> float:
 
 
 def _seeds(n: int) -> str:
-    return f"n = {n} seed{'' if n == 1 else 's'}"
+    return f"{n} seed{'' if n == 1 else 's'}"

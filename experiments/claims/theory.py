@@ -103,7 +103,7 @@ def c5(evidence: Evidence) -> Verdict:
 CLAIMS = (
     Claim(
         "C2",
-        "Theorems 1 to 3 and Corollaries 1 and 2 hold, and no smaller step can reach the optimum",
+        "the theorems and corollaries hold, and no smaller step can reach the optimum",
         "each, as printed, holds on every random function on which its premise is true; the "
         "premise is true on at least 5 % of them",
         (THEOREMS,),
@@ -126,7 +126,8 @@ CLAIMS = (
     ),
     Claim(
         "C5",
-        "Eq. 12 can fall into a loop where Algorithm 1 does not (Figure 3)",
+        "a search that knows only its latest sample can run in a loop where Algorithm 1 does not "
+        "(Figure 3)",
         "on one function with L no smaller than its steepest slope: Eq. 12 comes within 1e-9 of a "
         "point of its own history, Algorithm 1 does not",
         (LOOPS,),

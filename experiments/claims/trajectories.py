@@ -266,8 +266,8 @@ CLAIMS = (
     ),
     Claim(
         "C7",
-        "with momentum 0.9 the right-hand side of Eq. 4 is at least the left one at every "
-        "iteration, with 0 at most (Figure 5)",
+        "with momentum 0.9 every step leaves what the earlier samples rule out (Eq. 4), with 0 "
+        "none does (Figure 5)",
         "at every iteration, for every L, on both data sets; tolerance 1e-6 · max(f, 1). The half "
         "on momentum 0 is true by construction, up to the rounding of float32 weights",
         (FIGURE5,),
@@ -275,8 +275,8 @@ CLAIMS = (
     ),
     Claim(
         "C8",
-        "momentum is the only factor in Eq. 4, which holds for a sufficiently large one; plain "
-        "gradients rarely satisfy (13) and (15)",
+        "momentum alone decides that, and a large one always does it; plain gradients rarely meet "
+        "the theorems' conditions (13) and (15)",
         "for each momentum Eq. 4 holds throughout for all L and data sets or for none, for 0.99 "
         "for all; with momentum 0 at most 10 % of the pairs satisfy (13), and (15)",
         (MOMENTUM,),

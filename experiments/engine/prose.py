@@ -9,7 +9,6 @@ from bpgrad.metrics import phase_title
 from bpgrad.reporting.display.grid import summarise, text_of
 from bpgrad.reporting.display.style import heading_of, task_title
 from bpgrad.reporting.inference.statistics import MIN_SEEDS
-from bpgrad.reporting.page.document import SIGNS, JudgedClaim, how_far
 from bpgrad.reporting.runs import Comparison, Run
 
 NOTE = """\
@@ -22,33 +21,38 @@ be decided by chance."""
 
 
 def made(
-    comparisons: Iterable[Comparison], studies: Mapping[str, Sequence[Mapping[str, Any]]]
+    comparisons: Iterable[Comparison],
+    studies: Mapping[str, Sequence[Mapping[str, Any]]],
+    tuning: Mapping[str, int] | None = None,
 ) -> str:
     """What was run and on what, in a paragraph.
 
-    `studies` gives the entries of meta.json of each recorded study by its title.
+    `studies` gives the entries of meta.json of each recorded study by its title, `tuning` how many
+    runs that stand in no table chose settings, by the title of what they belong to.
     """
     planned = _each_once(comparisons)
     runs = [run for run in planned if run.finished]
     entries = [start for run in runs for start in run.meta["starts"]]
     entries += [entry for computed in studies.values() for entry in computed]
-    return "\n".join([_what_was_run(runs, len(planned), len(studies)), *_where(runs, entries)])
+    chose = (
+        f"{_count(count, 'run')} beside them chose settings and stand in no table ({title})."
+        for title, count in (tuning or {}).items()
+    )
+    return "\n".join(
+        [_what_was_run(runs, len(planned), len(studies)), *chose, *_where(runs, entries)]
+    )
 
 
 def about(
-    claims: Sequence[JudgedClaim],
     comparisons: Sequence[Comparison],
     command: str,
     paper: str = "",
     printed: bool = False,
-    reduced: bool = False,
 ) -> str:
-    """What the paper claims in an experiment, what came out, and how to run it again.
+    """What came out of an experiment, and how to run it again.
 
-    `paper` is what it reproduces, and `printed` whether the paper prints numbers of it; of one
-    that is `reduced` the claims have the verdicts at that scale.
+    `paper` is what it reproduces, and `printed` whether the paper prints numbers of it.
     """
-    paragraphs = ["\n".join(_line(claim, reduced) for claim in claims)] if claims else []
     sentences = [words for comparison in comparisons if (words := _came_out(comparison))]
     if paper and comparisons:
         sentences.append(
@@ -59,16 +63,7 @@ def about(
         )
     again = "runs what is missing of it and builds" if comparisons else "computes and builds"
     sentences.append(f"`{command}` {again} it again.")
-    return "\n\n".join([*paragraphs, "\n".join(sentences)])
-
-
-def _line(claim: JudgedClaim, reduced: bool) -> str:
-    verdict, where = claim.shown, ""
-    if reduced and claim.reduced is not None:
-        verdict, where = claim.reduced, " at the reduced scale"
-    held = f", {words}" if (words := how_far(verdict)) else ""
-    sign = SIGNS[verdict.outcome]
-    return f"- {claim.sentence} `{claim.id}` {sign} **{verdict.outcome}**{where}{held}."
+    return "\n".join(sentences)
 
 
 def _each_once(comparisons: Iterable[Comparison]) -> list[Run]:

@@ -170,10 +170,20 @@ def compose(suite: Suite, findings: Findings) -> Document:
         judged,
         tuple(_section(suite, found, judged) for found in shown),
         tuple(_waiting(found) for found in findings.found if not found.recorded),
-        prose.made(comparisons, computed),
+        prose.made(comparisons, computed, _tuning(suite)),
         prose.NOTE,
         "".join(small),
     )
+
+
+def _tuning(suite: Suite) -> dict[str, int]:
+    """How many runs chose settings, by the title of what they are declared in."""
+    counts = {}
+    for declared in declaration.load_all(suite.folder):
+        if isinstance(declared, Experiment) and declared.shows == "sweep" and not declared.report:
+            compared = runner.gather(runner.prepare(declared))
+            counts[declared.title] = sum(run.finished for one in compared for run in one.runs)
+    return {title: count for title, count in counts.items() if count}
 
 
 def judge(claims: Sequence[Claim], findings: Findings) -> tuple[JudgedClaim, ...]:
@@ -271,18 +281,22 @@ def _section(suite: Suite, found: Found, judged: Sequence[JudgedClaim]) -> docum
     if isinstance(declared, Experiment):
         ids += declared.claims
     text = prose.about(
-        [claim for claim in judged if claim.id in ids],
         found.comparisons,
         f"make {declared.name}",
         declared.paper or "",
         bool(values := printed(suite.paper_values, declared.name)),
-        isinstance(declared, Experiment) and declared.scale == "reduced",
     )
     if isinstance(declared, Experiment):
         answers = (endings.answer(declared.shows, each) for each in found.comparisons)
         text = "\n\n".join([text, *filter(None, answers)])
     section = document.Section(
-        declared.name, declared.title, text, found.comparisons, paper=declared.paper or ""
+        declared.name,
+        declared.title,
+        text,
+        found.comparisons,
+        paper=declared.paper or "",
+        claims=tuple(claim for claim in judged if claim.id in ids),
+        reduced=isinstance(declared, Experiment) and declared.scale == "reduced",
     )
     if not isinstance(declared, Study):
         words = captions.caption(declared.shows, found.comparisons)

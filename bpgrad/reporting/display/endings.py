@@ -11,6 +11,7 @@ from bpgrad.metrics import Metric, phase_title
 from bpgrad.reporting.display.grid import ending, text_of
 from bpgrad.reporting.display.style import heading_of
 from bpgrad.reporting.inference.statistics import MIN_SEEDS, holm, paired_test
+from bpgrad.reporting.inference.sweeps import NEAR, factors
 from bpgrad.reporting.runs import Comparison, Run, labels_by_setting, swept
 
 TWIN = "twin of "  # a label "twin of X: what" is compared with X, others with the first
@@ -121,8 +122,12 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
     )
     yield ""
     title = title_of(comparison.task, column, metric)
-    yield f"| solver | middle | its {title} | chosen | its {title} | from – to | diverged |"
-    yield "| --- | --- | ---: | --- | ---: | ---: | --- |"
+    forgiven, n = factors(comparison) if _is_error(metric) else ({}, 0)
+    yield (
+        f"| solver | middle | its {title} | chosen | its {title} | from – to | diverged | near the "
+        "best over |"
+    )
+    yield "| --- | --- | ---: | --- | ---: | ---: | --- | ---: |"
     for solver, labels in complete.items():
         done = [label for label in labels.values() if comparison.finished(label)]
         if not done:
@@ -137,6 +142,7 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
             *(_setting(chosen), text_of(values[chosen], metric)),
             f"{text_of(min(values.values()), metric)} – {text_of(max(values.values()), metric)}",
             ", ".join(diverged) or "none",
+            f"a factor of {forgiven[solver]:.2g}" if solver in forgiven else "–",
         ]
         yield f"| {' | '.join(cells)} |"
     yield ""
@@ -144,6 +150,11 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
         "The range is that of the settings that did not diverge; where it reaches the error of "
         "guessing, some learned nothing. Solvers of which a setting is missing are left out."
     )
+    if forgiven:
+        yield (
+            f"The last column: by what factor the setting may change that the error stays within "
+            f"{NEAR:g} points of the solver's best, linear between settings; n = {n}."
+        )
     for label in comparison.solvers:
         if swept(label)[1] is None and comparison.finished(label):
             value = text_of(_mean(comparison, label, column), metric)
@@ -182,6 +193,10 @@ def _scatter(comparison: Comparison, column: str) -> float:
         return float(np.sqrt(np.mean(steps**2) / 6)) if len(steps) else math.nan
 
     return float(np.median([of(run) for run in comparison.runs if run.finished]))
+
+
+def _is_error(metric: Metric) -> bool:
+    return metric.unit == "%" and not metric.higher_is_better
 
 
 def _setting(label: str) -> str:

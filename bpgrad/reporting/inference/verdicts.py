@@ -204,16 +204,17 @@ def decide(inequalities: Sequence[Inequality], planned: Collection[int]) -> Verd
     open_ = [k for k, test in enumerate(tests) if not test.significant]
     if opposed:
         k = min(opposed, key=lambda k: tests[k].p_holm)
-        sentence = f"Fails: {inequalities[k].text}, difference {_words(tests[k])}."
+        sentence = f"Fails: {inequalities[k].text}, left minus right {_words(tests[k])}."
         return Verdict(Outcome.NOT_REPRODUCED, sentence, tuple(numbers), n, leaning=leaning)
     if not open_:
         k = max(range(len(tests)), key=lambda k: tests[k].p_holm)
         all_hold = "Holds" if len(tests) == 1 else f"All {len(tests)} hold; the closest"
-        sentence = f"{all_hold}: {inequalities[k].text}, difference {_words(tests[k])}."
+        sentence = f"{all_hold}: {inequalities[k].text}, left minus right {_words(tests[k])}."
         return Verdict(Outcome.REPRODUCED, sentence, tuple(numbers), n, leaning=leaning)
     k = max(open_, key=lambda k: (tests[k].mean, k))
     sentence = (
-        f"{len(open_)} of {len(tests)} open: {inequalities[k].text}, difference {_words(tests[k])}."
+        f"{len(open_)} of {len(tests)} open: {inequalities[k].text}, left minus right "
+        f"{_words(tests[k])}."
     )
     if n < MIN_SEEDS:
         sentence += f" Nothing is decided below {MIN_SEEDS} seeds"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,12 @@ SIGNS = {
 }
 COLORS = {Outcome.REPRODUCED: "green", Outcome.NOT_REPRODUCED: "red"}
 GREY = "grey"
+FIRST = "°"
+JUDGED = (
+    "n counts seeds: trainings with initial weights and a data order of their own (of a theorem, "
+    "functions). Judged by rules registered before the runs, on seeds that were new then; "
+    f"{FIRST} by older rules, on the first seeds."
+)
 
 
 @dataclass(frozen=True)
@@ -70,13 +77,20 @@ class JudgedClaim:
     def held(self) -> str:
         """How far the claim holds and on how much that rests, in a few words; "" if not run.
 
-        Of one that only the reduced scale has runs of, how it does there.
+        Of one that only the reduced scale has runs of, how it does there; FIRST marks one that is
+        judged by the first rules still.
         """
         reduced = self.reduced
-        if self.shown.outcome != Outcome.NOT_RUN or reduced is None:
-            return how_far(self.shown)
-        words = how_far(reduced)
-        return f"reduced: {reduced.outcome}, {words}" if words else ""
+        if self.shown.outcome == Outcome.NOT_RUN and reduced is not None:
+            words = how_far(reduced)
+            return f"reduced: {reduced.outcome}, {words}" if words else ""
+        words = how_far(self.shown)
+        first = bool(words) and self.second is not None and self.shown is not self.second
+        return f"{words} {FIRST}" if first else words
+
+    def at(self, reduced: bool) -> Verdict:
+        """The verdict that stands for the claim, or that at the reduced scale."""
+        return self.reduced if reduced and self.reduced is not None else self.shown
 
     @property
     def color(self) -> str:
@@ -104,10 +118,11 @@ class Section:
     """An experiment or study. Texts are Markdown, their links relative to the results folder.
 
     An experiment has `comparisons`, tables tables/<name> and, if `drawn`, a figure figures/<name>;
-    a study has a `body` that shows its own. `shows` is what the figure is of, `prose` stands before
-    either and `caption` below the figure. `paper` is what it reproduces, "" if the paper has no
-    such thing. Of a study `records` is a file, and `computed` says where and by what it was
-    computed, the entries of its meta.json.
+    a study has a `body` that shows its own. `shows` is what the figure is of, `caption` stands
+    below the figure, and `prose` with the tables, which a reader unfolds. `claims` are those that
+    it is about, `reduced` if by their verdicts at that scale. `paper` is what it reproduces, "" if
+    the paper has no such thing. Of a study `records` is a file, and `computed` says where and by
+    what it was computed, the entries of its meta.json.
     """
 
     name: str
@@ -121,6 +136,26 @@ class Section:
     paper: str = ""
     shows: str = "epochs"
     caption: str = ""
+    claims: tuple[JudgedClaim, ...] = ()
+    reduced: bool = False
+
+    @property
+    def opening(self) -> str:
+        """Of a study's body the pictures or, without any, the first paragraph."""
+        return "\n\n".join(self._parted[0])
+
+    @property
+    def rest(self) -> str:
+        """What else a study's body has."""
+        return "\n\n".join(self._parted[1])
+
+    @property
+    def _parted(self) -> tuple[list[str], list[str]]:
+        paragraphs = re.split(r"\n\s*\n", self.body.strip())
+        pictures = [p for p in paragraphs if p.startswith("![")]
+        if not pictures:
+            return paragraphs[:1], paragraphs[1:]
+        return pictures, [p for p in paragraphs if not p.startswith("![")]
 
     @property
     def drawn(self) -> bool:

@@ -26,6 +26,7 @@ from bpgrad.reporting.inference.verdicts import Outcome, Verdict
 from bpgrad.reporting.page.document import (
     COLORS,
     GREY,
+    JUDGED,
     SIGNS,
     Document,
     JudgedClaim,
@@ -40,7 +41,7 @@ POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"
 )
-LONGEST = 10  # rows of a table that is not folded
+LONGEST = 10  # numbers of a claim that are not folded
 RULES = {
     "first": "first rules, on the seeds seen before the second",
     "second": "second rules, on unseen seeds",
@@ -75,13 +76,16 @@ class _Page:
         def image(_: object, tokens: Sequence[Token], k: int, *__: object) -> str:
             return self._picture(unquote(str(tokens[k].attrs["src"])), tokens[k].content)
 
-        def table_open(_: object, tokens: Sequence[Token], k: int, *__: object) -> str:
-            return self._table_open(tokens, k)
+        def table_open(*_: object) -> str:
+            return f'{self._scroll("Table")}<table class="sortable">'
+
+        def table_close(*_: object) -> str:
+            return "</table></div>"
 
         self._markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
         self._markdown.add_render_rule("image", image)
         self._markdown.add_render_rule("table_open", table_open)
-        self._markdown.add_render_rule("table_close", _rule_table_close)
+        self._markdown.add_render_rule("table_close", table_close)
 
     def lines(self, document: Document) -> Iterator[str]:
         here = files(__package__)
@@ -107,15 +111,19 @@ class _Page:
                 yield from self._section(section)
         if document.waiting:
             yield '<section id="waiting"><h2>Not run yet</h2>'
+            what = f"{len(document.waiting)} tables, figures and studies, and what each needs"
+            yield f'<details class="more"><summary>{what}</summary>'
             yield self._text("\n".join(f"- {words}" for words in document.waiting))
-            yield "</section>"
+            yield "</details></section>"
         yield '<section id="made"><h2>How this was made</h2>'
-        yield self._text(document.made)
-        yield self._text(document.note)
         yield (
             "<p>Built from the run records by <code>make report</code>; a number leads to the "
-            "records of its runs.</p></section>"
+            "records of its runs.</p>"
         )
+        yield '<details class="more"><summary>Runs, machines, rules</summary>'
+        yield self._text(document.made)
+        yield self._text(document.note)
+        yield "</details></section>"
         yield "</main>\n</div>"
         yield f"<script>\n{here.joinpath('page.js').read_text()}</script>\n</body>\n</html>"
 
@@ -149,7 +157,8 @@ class _Page:
             for rules, verdict in claim.verdicts.items():
                 yield from self._details(rules, claim.rules[rules], verdict)
             yield "</details></li>"
-        yield '</ul><p class="none" hidden>No claim is like that.</p></section>'
+        yield '</ul><p class="none" hidden>No claim is like that.</p>'
+        yield f'<p class="caption">{JUDGED}</p></section>'
 
     def _details(self, rules: str, rule: str, verdict: Verdict) -> Iterator[str]:
         """What decides a claim by some rules, and the numbers."""
@@ -178,50 +187,46 @@ class _Page:
     def _section(self, section: Section) -> Iterator[str]:
         tag = f" {_tag(section.paper)}" if section.paper else ""
         yield f'<section id="{escape(section.name)}"><h3>{escape(section.title)}{tag}</h3>'
-        yield self._text(section.prose)
-        if section.body:
-            yield self._text(section.body)
+        yield from _chips(section)
+        yield self._text(section.opening)
         if widget := self._widgets.get(section.name):
             yield widget
+        grids = [grid(comparison, section.printed) for comparison in section.comparisons]
+        if section.drawn:
+            picture = self._picture(f"figures/{section.name}.png", section.title)
+            caption = f"<figcaption>{escape(section.caption)}</figcaption>"
+            yield f"<figure>{picture}{caption}</figure>"
+        else:
+            yield from self._tables(section, grids)
+        yield '<details class="more"><summary>Numbers, notes, records</summary>'
+        yield self._text(section.rest)
+        yield self._text(section.prose)
+        if section.drawn:
+            yield from self._tables(section, grids)
+        for comparison, table in zip(section.comparisons, grids, strict=True):
+            yield f"<p>{table.title}:</p>"
+            items = "".join(f"<li>{escape(note)}</li>" for note in notes(comparison, table))
+            yield f'<ul class="notes">{items}</ul>'
+            yield from self._pictures_of(comparison)
         if section.comparisons:
-            words = f"{escape(section.caption)} {_links(section)}"
-            if section.drawn:
-                picture = self._picture(f"figures/{section.name}.png", section.title)
-                yield f"<figure>{picture}<figcaption>{words}</figcaption></figure>"
-            else:
-                yield f'<p class="caption">{words}</p>'
-            styles = styles_of(section.shows, section.labels)
-            one_color = len({style.color for style in styles.values()}) == 1 < len(styles)
-            for comparison in section.comparisons:
-                colors = {} if one_color else {s: styles[s].color for s in comparison.solvers}
-                yield from self._results_of(section, comparison, colors)
-                yield from self._pictures_of(comparison)
+            yield f'<p class="caption">{_links(section)}</p>'
         yield from self._provenance(section)
-        yield "</section>"
+        yield "</details></section>"
 
-    def _results_of(
-        self, section: Section, comparison: Comparison, colors: Mapping[str, str]
-    ) -> Iterator[str]:
-        """The table of a task; a long one is folded."""
-        table = grid(comparison, section.printed)
-        task = heading_of(comparison)
-        folded = len(table.rows) > LONGEST
-        if folded:
-            yield f"<details><summary>{task}: all {len(table.rows)} rows</summary>"
-        if table.rows:
-            yield self._scroll(f"{task}: results by solver")
-            yield f'<table class="results sortable"><caption>{task}</caption>'
+    def _tables(self, section: Section, grids: Sequence[Grid]) -> Iterator[str]:
+        """The tables of the tasks, in the colours of the figure."""
+        styles = styles_of(section.shows, section.labels)
+        one_color = len({style.color for style in styles.values()}) == 1 < len(styles)
+        for table in grids:
+            if not table.rows:
+                continue
+            yield self._scroll(f"{table.title}: results by solver")
+            yield f'<table class="results sortable"><caption>{table.title}</caption>'
             heads = "".join(f"<th>{escape(h)}</th>" for h in ("solver", "seeds", *table.columns))
             yield f"<thead><tr>{heads}</tr></thead><tbody>"
             for row in table.rows:
-                yield self._row(table, row, colors.get(row.solver, ""))
+                yield self._row(table, row, "" if one_color else styles[row.solver].color)
             yield "</tbody></table></div>"
-        else:
-            yield f"<h4>{task}</h4>"
-        items = "".join(f"<li>{escape(note)}</li>" for note in notes(comparison, table))
-        yield f'<ul class="notes">{items}</ul>'
-        if folded:
-            yield "</details>"
 
     def _pictures_of(self, comparison: Comparison) -> Iterator[str]:
         """Links to what the models do, folded; of runs that several sections show, in the first."""
@@ -291,11 +296,6 @@ class _Page:
             yield f'<tr><td><a href="{link}">{escape(name)}</a></td>{cells}</tr>'
         yield "</tbody></table></div></details>"
 
-    def _table_open(self, tokens: Sequence[Token], k: int) -> str:
-        rows = _rows(tokens, k)
-        fold = f"<details><summary>The table, {rows} rows</summary>" if rows > LONGEST else ""
-        return f'{fold}{self._scroll("Table")}<table class="sortable">'
-
     def _scroll(self, name: str) -> str:
         """Opens a part that a narrow screen scrolls, also by keyboard; no two have one name."""
         self._regions[name] += 1
@@ -327,21 +327,6 @@ class _Page:
             return f"data:image/svg+xml,{quote(text, safe=PLAIN)}"
         data = base64.b64encode(file.read_bytes()).decode()
         return f"data:image/{file.suffix[1:]};base64,{data}"
-
-
-def _rows(tokens: Sequence[Token], k: int) -> int:
-    """The rows below the head of the Markdown table that begins, or ends, with a token."""
-    step = 1 if tokens[k].type == "table_open" else -1
-    last = "table_close" if step == 1 else "table_open"
-    rows = -1  # the head's
-    while tokens[k].type != last:
-        rows += tokens[k].type == "tr_open"
-        k += step
-    return rows
-
-
-def _rule_table_close(_: object, tokens: Sequence[Token], k: int, *__: object) -> str:
-    return "</table></div>" + ("</details>" if _rows(tokens, k) > LONGEST else "")
 
 
 def groups(document: Document) -> Iterator[tuple[str, str, tuple[Section, ...]]]:
@@ -388,6 +373,17 @@ def _filter(claims: Sequence[JudgedClaim]) -> str:
 
 def _tag(text: str) -> str:
     return f'<span class="tag">{escape(text)}</span>'
+
+
+def _chips(section: Section) -> Iterator[str]:
+    """The claims that a section is about, each leading to what decides it."""
+    if section.claims:
+        links = (
+            f'<a href="#{claim.id}" title="{escape(claim.sentence)}">{claim.id}</a> '
+            f"{_verdict(claim.at(section.reduced))}"
+            for claim in section.claims
+        )
+        yield f'<ul class="chips">{"".join(f"<li>{link}</li>" for link in links)}</ul>'
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -74,5 +74,10 @@ function openTarget() {
   const target = document.getElementById(location.hash.slice(1));
   if (target?.closest(".claims")) target.querySelector("details").open = true;
 }
+
+// On paper there is nothing to unfold.
+addEventListener("beforeprint", () => {
+  for (const more of document.querySelectorAll(".more")) more.open = true;
+});
 addEventListener("hashchange", openTarget);
 openTarget();

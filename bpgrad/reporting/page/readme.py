@@ -1,14 +1,13 @@
 """The report in Markdown, as a repository shows it."""
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from bpgrad.reporting.display.symbols import with_subscripts
 from bpgrad.reporting.display.tables import as_markdown, as_text
-from bpgrad.reporting.page.document import SIGNS, Document, JudgedClaim, Section, how_far
-from bpgrad.reporting.page.html import LONGEST, RULES, groups
+from bpgrad.reporting.page.document import JUDGED, SIGNS, Document, JudgedClaim, Section, how_far
+from bpgrad.reporting.page.html import RULES, groups
 from bpgrad.reporting.runs import Comparison
 
 HEAD = "# BPGrad: results of the replication"
@@ -16,7 +15,6 @@ TAIL = """\
 Rebuilt from the run records in `runs/` and `studies/` by `make report`; nothing here is written by
 hand. [index.html](index.html) is the same report as one page to open in a browser, with claims to
 search and sortable tables in which every number leads to its run."""
-TABLE = re.compile(rf"(?:^\|.*\n){{{LONGEST + 3},}}", re.MULTILINE)  # with head and rule
 
 
 def render(document: Document) -> str:
@@ -52,6 +50,8 @@ def _claims(claims: Sequence[JudgedClaim]) -> str:
             "| --- | --- | --- |",
             *("| " + " | ".join(as_text(cell) for cell in row) + " |" for row in rows),
             "",
+            JUDGED,
+            "",
             *_folded("What decides each of them", "\n".join(reasons)),
         ]
     )
@@ -64,18 +64,31 @@ def _outcome(claim: JudgedClaim) -> str:
 def _section(section: Section) -> str:
     """Heading, prose, and picture and tables of an experiment or the body of a study."""
     tag = f" ({section.paper})" if section.paper else ""
-    text = "\n\n".join([f"### {as_text(section.title)}{tag}", *_body(section)])
-    return TABLE.sub(_fold_table, f"{text}\n").strip()
+    lines = "\n".join(_line(claim, section.reduced) for claim in section.claims)
+    parts = [f"### {as_text(section.title)}{tag}", lines, section.opening]
+    if section.drawn:
+        picture = f"![{as_text(section.title)}](figures/{quote(section.name)}.png)"
+        parts += [picture, section.caption]
+    elif section.comparisons:
+        parts.append(_tables(section))
+    parts += _folded("Numbers and notes", "\n\n".join(_more(section)))
+    return "\n\n".join(filter(None, parts))
 
 
-def _body(section: Section) -> Iterator[str]:
-    yield section.prose
-    if section.body:
-        yield section.body.strip()
+def _line(claim: JudgedClaim, reduced: bool) -> str:
+    verdict, where = claim.at(reduced), ""
+    if verdict is claim.reduced:
+        where = " at the reduced scale"
+    held = f", {words}" if (words := how_far(verdict)) else ""
+    sign = SIGNS[verdict.outcome]
+    return f"- {claim.sentence} `{claim.id}` {sign} **{verdict.outcome}**{where}{held}."
+
+
+def _more(section: Section) -> Iterator[str]:
+    """What a reader unfolds: text, tables, notes and pictures."""
+    yield from filter(None, (section.rest, section.prose))
     if section.comparisons:
         name = quote(section.name)
-        if section.drawn:
-            yield f"![{as_text(section.title)}](figures/{name}.png)"
         links = " · ".join(
             f"[{kind}]({folder}/{name}.{suffix})"
             for kind, folder, suffix in (
@@ -85,12 +98,18 @@ def _body(section: Section) -> Iterator[str]:
             )
             if section.drawn or folder != "figures"
         )
-        yield f"{section.caption} {links}".strip()
-        table = as_markdown(section.title, section.comparisons, section.printed)
-        yield table.partition("\n")[2].strip().replace("## ", "#### ")
+        if section.drawn:
+            yield _tables(section)
+        yield links
         for comparison in section.comparisons:
             if comparison.pictures:
                 yield "\n".join(_folded("Pictures, by solver", _pictures(comparison)))
+
+
+def _tables(section: Section) -> str:
+    """The tables with their notes, below headings of the fourth level."""
+    table = as_markdown(section.title, section.comparisons, section.printed)
+    return table.partition("\n")[2].strip().replace("## ", "#### ")
 
 
 def _pictures(comparison: Comparison) -> str:
@@ -100,11 +119,6 @@ def _pictures(comparison: Comparison) -> str:
         paths = [quote(Path("runs", *file.parts[-5:]).as_posix()) for file in drawn]
         lines += [as_text(who), "\n".join(f"![{Path(path).stem}]({path})" for path in paths)]
     return "\n\n".join(lines)
-
-
-def _fold_table(found: re.Match[str]) -> str:
-    rows = found[0].count("\n") - 2
-    return "\n".join(_folded(f"The table, {rows} rows", found[0]))
 
 
 def _folded(summary: str, text: str) -> tuple[str, ...]:

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
 from bpgrad.reporting.inference.graded import Check, Scale, assess, conclude, missing_seeds
+from bpgrad.reporting.inference.sweeps import NEAR, expected_best, sides, spread, width
 from bpgrad.reporting.inference.verdicts import Number, Verdict, not_run
 from bpgrad.reporting.runs import labels_by_setting
 from experiments.claims.second.common import GUESSING, POINTS, SLIGHTLY, counted, mean_of_last
@@ -54,47 +54,6 @@ def _with_our_range(labels: Mapping[str, Mapping[float, str]]) -> list[str]:
     }
     ours = widths.get(OURS, math.nan)
     return [solver for solver, width in widths.items() if abs(width - ours) <= SAME_RANGE * ours]
-
-
-def sides(settings: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
-    """Points per decade that the error rises from the best setting to its neighbours, left, right.
-
-    NaN on a side on which the range ends.
-    """
-    best = int(np.argmin(errors))
-    slopes = np.diff(errors) / np.diff(settings)
-    left = -slopes[best - 1] if best > 0 else math.nan
-    right = slopes[best] if best < len(slopes) else math.nan
-    return float(left), float(right)
-
-
-def spread(settings: np.ndarray, errors: np.ndarray) -> float:
-    """The mean of the two sides of the best setting, or the one that there is."""
-    return float(np.nanmean(sides(settings, errors)))
-
-
-def width(settings: np.ndarray, errors: np.ndarray) -> float:
-    """Decades around the best setting within 2 points of its error, linear between settings."""
-    best = int(np.argmin(errors))
-    limit = errors[best] + SLIGHTLY
-    reach = []
-    for steps in (range(best, len(errors)), range(best, -1, -1)):
-        there = settings[best]
-        for k, following in pairwise(steps):
-            if errors[following] > limit:
-                part = (limit - errors[k]) / (errors[following] - errors[k])
-                there = settings[k] + part * (settings[following] - settings[k])
-                break
-            there = settings[following]
-        reach.append(abs(there - settings[best]))
-    return float(sum(reach))
-
-
-def expected_best(errors: np.ndarray, trials: int) -> float:
-    """The expected lowest error among so many different settings drawn at random."""
-    n = len(errors)
-    ways = [math.comb(n - 1 - k, trials - 1) for k in range(n)]
-    return float(np.dot(np.sort(errors), ways) / math.comb(n, trials))
 
 
 def _values(found: Mapping[str, Sweep], of: Callable[..., float]) -> dict[str, dict[int, float]]:
@@ -157,7 +116,7 @@ def c21(evidence: Evidence) -> Verdict:
 
     def make(found: dict[str, Sweep]) -> tuple[list[Check], list[Number]]:
         widths = _values(found, width)
-        what = f"decades of the setting within {SLIGHTLY:g} points of the best"
+        what = f"decades of the setting within {NEAR:g} points of the best"
         checks = [
             Check(
                 f"{what}: {OURS} ≥ the median of the others",

@@ -57,16 +57,27 @@ def test_runs_of_another_size_are_not_passed_off_as_the_papers(tmp_path: Path) -
     assert "None of them have the paper's models and data" in made([compare(run)], {})
 
 
-def test_an_experiment_at_the_reduced_scale_has_the_verdicts_of_that(tmp_path: Path) -> None:
-    run = make_run(tmp_path, "Adam")
-    run.config["scale"] = {"name": "reduced"}  # type: ignore[index]
+def test_the_reduced_scale_has_the_verdicts_of_that(tmp_path: Path) -> None:
     its = replace(CLAIMS[5], reduced=CLAIMS[1].verdict)
-    text = about([its], [compare(run)], "make table1-reduced", reduced=True)
-    assert "`C6` ? **undecided** at the reduced scale, 2 of 2 checks point its way, n = 1." in text
-    assert "At the end, on MNIST (reduced), " in text
-    assert "`C6` – **not run**." in about([its], [compare(run)], "make table1")
+    assert its.at(True) is CLAIMS[1].verdict
+    assert its.at(False) is CLAIMS[5].at(True) is CLAIMS[5].verdict
     assert its.held == "reduced: undecided, 2 of 2 checks point its way, n = 1"
     assert replace(its, reduced=CLAIMS[5].verdict).held == CLAIMS[5].held == ""
+    run = make_run(tmp_path, "Adam")
+    run.config["scale"] = {"name": "reduced"}  # type: ignore[index]
+    assert "At the end, on MNIST (reduced), " in about([compare(run)], "make table1-reduced")
+
+
+def test_a_claim_judged_by_the_first_rules_is_marked() -> None:
+    its = replace(CLAIMS[1], second=CLAIMS[5].verdict)
+    assert its.held == "2 of 2 checks point its way, n = 1 °"
+    assert replace(its, second=CLAIMS[1].verdict).held == CLAIMS[1].held
+    assert not CLAIMS[1].held.endswith("°")
+
+
+def test_runs_that_chose_settings_are_named(tmp_path: Path) -> None:
+    text = made([compare(make_run(tmp_path, "Adam"))], {}, {"Settings of X": 32})
+    assert "32 runs beside them chose settings and stand in no table (Settings of X)." in text
 
 
 def test_nothing_run_yet_is_said(tmp_path: Path) -> None:
@@ -76,17 +87,14 @@ def test_nothing_run_yet_is_said(tmp_path: Path) -> None:
 
 def test_an_experiment_tells_the_claim_what_came_out_and_the_command(tmp_path: Path) -> None:
     runs = compare(make_run(tmp_path, "Adam", level=0.3), make_run(tmp_path, "e: odd", level=0.6))
-    assert about(CLAIMS[:2], [runs], "make figure7", "Figure 7").splitlines() == [
-        "- Words of C1. `C1` ✓ **reproduced**, 0 of 2 checks point its way, n = 1.",
-        "- Words of C2. `C2` ? **undecided**, 2 of 2 checks point its way, n = 1.",
-        "",
+    assert about([runs], "make figure7", "Figure 7").splitlines() == [
         "At the end, on MNIST, the lowest training objective is 0.1000 (Adam) and the lowest test "
         "top-1 error is 2.00 % (Adam); n = 1.",
         "Figure 7 of the paper prints no numbers, and its curves are not legible enough to be read "
         "off: beside ours stands what the paper says of them.",
         "`make figure7` runs what is missing of it and builds it again.",
     ]
-    one = about([], [compare(make_run(tmp_path, "Adam", level=0.3))], "make x", "Table 1", True)
+    one = about([compare(make_run(tmp_path, "Adam", level=0.3))], "make x", "Table 1", True)
     assert "the training objective of Adam is 0.1000 and the test top-1 error of Adam" in one
     assert "legible" not in one
 

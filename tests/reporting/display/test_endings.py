@@ -72,8 +72,8 @@ def test_a_sweep_shows_the_middle_and_what_the_training_objective_chooses(tmp_pa
     assert answer("sweep", compare(*cut)) == ""
     text = answer("sweep", compare(*runs, read_run(record, "B, L = 2", 0), *cut))
     assert _rows(text) == [
-        ["A", "lr = 1", "6.00", "lr = 0.1", "4.00", "4.00 – 20.00", "none"],
-        ["B", "L = 2", "–", "L = 1", "10.00", "10.00 – 10.00", "L = 2"],
+        ["A", "lr = 1", "6.00", "lr = 0.1", "4.00", "4.00 – 20.00", "none", "a factor of 10"],
+        ["B", "L = 2", "–", "L = 1", "10.00", "10.00 – 10.00", "L = 2", "a factor of 1"],
     ]
     assert "with 3 settings a solver" in text
     assert "Beside" not in text

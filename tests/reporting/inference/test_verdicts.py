@@ -168,7 +168,7 @@ def test_the_numbers_are_those_of_the_test() -> None:
         assert found[f"{name}: p after Holm"] == (test.p_holm, 5)
         assert found[f"{name}: 95 % interval, low"] == (test.low, 5)
         assert found[f"{name}: 95 % interval, high"] == (test.high, 5)
-    assert verdict.sentence.startswith("1 of 2 open: A < C, difference -0.02")
+    assert verdict.sentence.startswith("1 of 2 open: A < C, left minus right -0.02")
     assert "\n" not in verdict.sentence
 
 
@@ -300,7 +300,7 @@ def test_verdicts_in_a_few_words() -> None:
 def test_one_seed_is_told_by_the_strictest_level() -> None:
     """Of two in a column one is held against 2.5 %."""
     sentence = decide([BETTER, OPEN], range(1)).sentence
-    assert sentence.startswith("2 of 2 open: A < C, difference -0.1,")
+    assert sentence.startswith("2 of 2 open: A < C, left minus right -0.1,")
     few, many = (f"{largest_std(0.1, n, 0.05 / 2):.2g}" for n in (3, 8))
     assert f"up to σ = {few} over seeds, 8 up to {many} " in sentence
 
@@ -317,19 +317,21 @@ def test_nothing_cannot_be_decided() -> None:
 def test_what_decides_a_claim_is_named() -> None:
     """One comparison, or the closest of several; against it the most significant."""
     one = decide([BETTER], range(5)).sentence
-    assert one.startswith("Holds: A < B, difference -1.04, p after Holm ")
+    assert one.startswith("Holds: A < B, left minus right -1.04, p after Holm ")
     closer = lower("A < D", LOW, seeds(1.5, 1.6, 1.8, 1.7, 1.7), "error")
     both = decide([BETTER, closer], range(5)).sentence
     tests = holm([paired_test(i.left, i.right) for i in (BETTER, closer)])
     name = "A < B" if tests[0].p_holm > tests[1].p_holm else "A < D"
-    assert both.startswith(f"All 2 hold; the closest: {name}, difference ")
+    assert both.startswith(f"All 2 hold; the closest: {name}, left minus right ")
     further = lower("A < C", LOW, seeds(1.2, 1.1, 1.3, 1.2, 1.4), "error")
     assert paired_test(further.left, further.right).mean < paired_test(OPEN.left, OPEN.right).mean
     two = decide([OPEN, further], range(5)).sentence
-    assert two.startswith("2 of 2 open: A < C, difference -0.02")
+    assert two.startswith("2 of 2 open: A < C, left minus right -0.02")
     barely = lower("D < A", seeds(1.2, 1.5, 1.2, 1.7, 1.4), LOW, "loss")
     assert outcome(barely) == Outcome.NOT_REPRODUCED
-    assert decide([barely, WORSE], range(5)).sentence.startswith("Fails: B < A, difference +1.04")
+    assert decide([barely, WORSE], range(5)).sentence.startswith(
+        "Fails: B < A, left minus right +1.04"
+    )
 
 
 def test_the_seeds_that_decide_by_hand() -> None:

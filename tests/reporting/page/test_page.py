@@ -160,16 +160,43 @@ def test_the_order_is_what_was_found_claims_practice_theory_and_how_it_was_made(
     assert "Prose with xᵢ." in text
 
 
-def test_long_tables_are_folded(document: Document, tmp_path: Path) -> None:
-    rows = "".join(f"| {k} | {k} |\n" for k in range(LONGEST + 1))
-    body = f"| a | b |\n| - | - |\n{rows}"
-    section = replace(document.sections[1], body=body)
-    long = replace(document, sections=(document.sections[0], section))
-    fold = f"<details><summary>The table, {LONGEST + 1} rows</summary>"
-    assert f"{fold}<div class=" in render(long, tmp_path)
-    assert f"{fold}\n\n| a |" in readme.render(long)
-    assert fold not in render(document, tmp_path)
-    assert read(render(long, tmp_path)).open == []
+def test_a_section_is_heading_claims_and_picture_and_the_rest_is_folded(
+    document: Document, tmp_path: Path
+) -> None:
+    first, study = document.sections
+    first = replace(first, claims=document.claims[:2], caption="The caption.")
+    folded = replace(document, sections=(first, study))
+    page, text = render(folded, tmp_path), readme.render(folded)
+    for shown, fold, start in (
+        (page, '<details class="more">', '<section id="{}">'),
+        (text, "<details><summary>Numbers and notes</summary>", "### {}"),
+    ):
+        for name, title, open_, closed in (
+            ("figure7", "Odd", ["C1", "C2", "The caption."], ["Prose with xᵢ.", "13.47"]),
+            ("study", "A study", ["s picture"], ["with a ", "evaluations"]),
+        ):
+            section = shown.partition(start.format(name if shown is page else title))[2]
+            before, _, after = section.partition(fold)
+            after = after.partition("</details>")[0]
+            assert [words for words in open_ if words not in before] == []
+            assert [words for words in closed if words not in after or words in before] == []
+    assert '<a href="#C1" title="Claim C1 Odd' in page
+    assert "`C1` ✓ **reproduced**, 1 of 1 checks point its way, n = 3." in text
+
+
+def test_a_study_without_a_picture_opens_with_its_first_paragraph(document: Document) -> None:
+    section = replace(document.sections[1], body="The answer\nis this.\n\nA table.\n\nMore.")
+    assert section.opening == "The answer\nis this."
+    assert section.rest == "A table.\n\nMore."
+
+
+def test_a_table_is_not_folded(document: Document, tmp_path: Path) -> None:
+    table = replace(document.sections[0], shows="table")
+    page = render(replace(document, sections=(table,), small=""), tmp_path)
+    section = page.partition('<section id="figure7">')[2]
+    assert "13.47" in section.partition("<details")[0]
+    text = readme.render(replace(document, sections=(table,), small=""))
+    assert "13.47" in text.partition("### Odd")[2].partition("<details")[0]
 
 
 def test_many_numbers_of_a_claim_are_folded(document: Document, tmp_path: Path) -> None:

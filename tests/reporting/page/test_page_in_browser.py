@@ -29,6 +29,9 @@ SOLVERS = (
 HEADS = "document.querySelectorAll('#figure7 table.results')[0].tHead.rows[0].cells"
 
 
+UNFOLD = "document.querySelectorAll('details').forEach(d => d.open = true)"
+
+
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with browser(tmp_path_factory.mktemp("profile")) as page:
@@ -48,7 +51,7 @@ def test_it_loads_without_a_complaint_and_fits(
     tab: Page, path: Path, width: int, dark: bool
 ) -> None:
     tab.open(path, width=width, dark=dark)
-    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    tab.evaluate(UNFOLD)
     assert tab.evaluate("innerWidth") == width
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.complaints() == []
@@ -79,6 +82,7 @@ def test_a_request_to_elsewhere_would_be_refused_and_noticed(tab: Page, path: Pa
 
 def test_a_click_on_a_heading_sorts_and_says_so(tab: Page, path: Path) -> None:
     tab.open(path, width=1280)
+    tab.evaluate(UNFOLD)
     before = tab.evaluate(SOLVERS)
     assert [name[:4] for name in before] == ["Adam", "BPGr", "Odd "]
     orders = []
@@ -98,6 +102,7 @@ def test_a_click_on_a_heading_sorts_and_says_so(tab: Page, path: Path) -> None:
 
 def test_the_keyboard_sorts(tab: Page, path: Path) -> None:
     tab.open(path, width=1280)
+    tab.evaluate(UNFOLD)
     tab.evaluate(f"{HEADS}[2].querySelector('button').focus()")
     tab.press("Enter")
     assert tab.evaluate(f"{HEADS}[2].getAttribute('aria-sort')") == "ascending"
@@ -106,6 +111,7 @@ def test_the_keyboard_sorts(tab: Page, path: Path) -> None:
 
 def test_numbers_sort_by_size(tab: Page, path: Path) -> None:
     tab.open(path, width=1280)
+    tab.evaluate(UNFOLD)
     tab.evaluate("document.querySelector('#study table').tHead.rows[0].cells[1].firstChild.click()")
     rows = "[...document.querySelector('#study table').tBodies[0].rows]"
     assert tab.evaluate(f"{rows}.map(row => row.cells[0].textContent.trim())") == ["a", "c", "b"]
@@ -136,6 +142,14 @@ def test_an_address_opens_its_claim(tab: Page, path: Path) -> None:
     assert tab.evaluate("document.querySelector('#C10 details').open") is True
 
 
+def test_on_paper_everything_is_there(tab: Page, path: Path) -> None:
+    tab.open(path, width=1280)
+    table = "document.querySelector('#figure7 table').checkVisibility()"
+    assert tab.evaluate(table) is False
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate(table) is True
+
+
 # What a screen reader needs; axe-core, where AXE names its file, looks for far more.
 UNNAMED = """
 [...document.querySelectorAll("a, button, input, [role=region], nav, summary, img")].filter(
@@ -150,7 +164,7 @@ HEADINGS = "[...document.querySelectorAll('h1, h2, h3, h4')].map((one) => Number
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_is_accessible(tab: Page, path: Path, dark: bool) -> None:
     tab.open(path, width=1280, dark=dark)
-    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    tab.evaluate(UNFOLD)
     assert tab.evaluate(UNNAMED) == []
     regions = tab.evaluate(REGIONS)
     assert len(regions) == len(set(regions)) > 3
@@ -168,13 +182,31 @@ def test_it_is_accessible(tab: Page, path: Path, dark: bool) -> None:
         assert found["result"]["value"] == []
 
 
+# The page of the records, if it is rebuilt from them: what a reader sees first must stay short.
+REPORT = Path(__file__).parents[3] / "results" / "index.html"
+
+
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
-def test_the_first_screen_reaches_the_claims(
-    tab: Page, path: Path, width: int, height: int
-) -> None:
-    tab.open(path, width=width, height=height)
-    top = tab.evaluate("document.querySelector('#claims h2').getBoundingClientRect().bottom")
-    assert top < height
+def test_the_first_screen_reaches_the_claims(tab: Page, width: int, height: int) -> None:
+    tab.open(REPORT, width=width, height=height)
+    bottom = tab.evaluate("document.querySelector('.claims li').getBoundingClientRect().bottom")
+    assert bottom < height
+
+
+def test_the_report_is_read_in_a_few_minutes(tab: Page) -> None:
+    """Sentence, findings and claims are read, and of the sections no table but Tables 1 to 3."""
+    tab.open(REPORT, width=1280)
+    words = "document.querySelector('{}').innerText.split(/\\s+/).length"
+    assert tab.evaluate(words.format("header")) + tab.evaluate(words.format("#claims")) < 800
+    for name, count in tab.evaluate(
+        "[...document.querySelectorAll('main section')].map(s => "
+        "[s.id, s.innerText.split(/\\s+/).length])"
+    ):
+        if name.startswith("table"):
+            continue
+        assert count < (800 if name == "claims" else 150), name
+    tables = "[...document.querySelectorAll('section[id]:not([id^=table]) table')]"
+    assert tab.evaluate(f"{tables}.filter(t => t.checkVisibility()).length") == 0
 
 
 def test_the_search_in_the_plane_stays_alive_and_says_why_it_ends(
@@ -203,6 +235,7 @@ def test_the_search_in_the_plane_stays_alive_and_says_why_it_ends(
 
 def test_a_mean_opens_the_list_of_its_runs(tab: Page, path: Path) -> None:
     tab.open(path, width=375)
+    tab.evaluate(UNFOLD)
     button = "document.querySelector('#figure7 td button')"
     tab.evaluate(f"{button}.click()")
     links = tab.evaluate(
