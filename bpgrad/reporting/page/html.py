@@ -47,7 +47,7 @@ RULES = {
     "second": "second rules, on unseen seeds",
     "second, reduced": "second rules, at the reduced scale",
 }
-LARGEST_SVG = 1_500_000  # bytes; a larger one is shown as PNG
+LARGEST_SVG = 200_000  # bytes; of a larger one the PNG is smaller, and shown
 # What of SVG's characters needs no escape in the URI, nor in an attribute.
 PLAIN = " !$'()*+,-./:;<=>?@[]^_`{|}~"
 

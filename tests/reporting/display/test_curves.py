@@ -9,9 +9,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 from bpgrad.errors import RecordError
-from bpgrad.reporting.display.curves import draw, draw_steps, save
+from bpgrad.reporting.display.curves import draw, draw_steps, save, settings
 from bpgrad.reporting.display.style import SOLVER_STYLES, SPARE_STYLES, line_styles
 from bpgrad.reporting.runs import Comparison, Run
 from bpgrad.tasks.imagenet import Imagenette
@@ -163,6 +164,18 @@ def test_rebuilt_figures_have_the_same_bytes(tmp_path: Path, suffix: str) -> Non
         assert matplotlib.rcParams["font.size"] == 20
     assert one.read_bytes() == two.read_bytes() == (tmp_path / f"first{suffix}").read_bytes()
     assert len(one.read_bytes()) > 5000
+
+
+def test_a_png_says_what_it_is_and_is_small(tmp_path: Path) -> None:
+    figure = draw("A title", [compare(make_run(tmp_path, "Adam"))])
+    save(figure, tmp_path / "figure.png", description="what it is")
+    with Image.open(tmp_path / "figure.png") as picture:
+        assert picture.mode == "P"
+        assert picture.info["Description"] == "what it is"
+        assert round(picture.info["dpi"][0]) == 150
+    with settings():
+        figure.savefig(tmp_path / "plain.png", dpi=150)
+    assert (tmp_path / "figure.png").stat().st_size < (tmp_path / "plain.png").stat().st_size / 2
 
 
 def test_a_figure_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

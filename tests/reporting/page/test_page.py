@@ -14,7 +14,7 @@ from bpgrad.reporting.display.style import styles_of
 from bpgrad.reporting.inference.verdicts import Property, decide_properties, not_run
 from bpgrad.reporting.page import readme
 from bpgrad.reporting.page.document import Document, JudgedClaim
-from bpgrad.reporting.page.html import LONGEST, render
+from bpgrad.reporting.page.html import LARGEST_SVG, LONGEST, render
 from tests.reporting.page.documents import ODD, make_document
 from tests.reporting.records import compare, make_run
 
@@ -266,7 +266,7 @@ def test_a_table_has_no_figure(document: Document, tmp_path: Path) -> None:
 
 def test_a_large_svg_is_shown_as_png(document: Document, tmp_path: Path) -> None:
     svg = tmp_path / "figures/study.svg"
-    svg.write_text(svg.read_text() + "<!-- " + "x" * 1_500_000 + " -->")
+    svg.write_text(svg.read_text() + "<!-- " + "x" * LARGEST_SVG + " -->")
     page = render(document, tmp_path)
     assert page.count('<img src="data:image/png;base64,') == 1
 
