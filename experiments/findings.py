@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from bpgrad.reporting.display.endings import factors
 from bpgrad.reporting.display.grid import text_of
 from bpgrad.reporting.display.style import task_title
-from bpgrad.reporting.inference.sweeps import NEAR, factors
+from bpgrad.reporting.inference.sweeps import NEAR
 from bpgrad.reporting.inference.verdicts import Outcome
 from bpgrad.reporting.page.document import JudgedClaim
 from bpgrad.reporting.runs import Comparison

@@ -11,10 +11,11 @@ from bpgrad.metrics import Metric, phase_title
 from bpgrad.reporting.display.grid import ending, text_of
 from bpgrad.reporting.display.style import heading_of
 from bpgrad.reporting.inference.statistics import MIN_SEEDS, holm, paired_test
-from bpgrad.reporting.inference.sweeps import NEAR, factors
+from bpgrad.reporting.inference.sweeps import NEAR, width
 from bpgrad.reporting.runs import Comparison, Run, labels_by_setting, swept
 
 TWIN = "twin of "  # a label "twin of X: what" is compared with X, others with the first
+GUESSING = 100.0  # percent: the error of a run that diverged, which is far from any best
 LAST_EPOCHS = 10  # over which a run's scatter from epoch to epoch is taken
 
 
@@ -159,6 +160,34 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
         if swept(label)[1] is None and comparison.finished(label):
             value = text_of(_mean(comparison, label, column), metric)
             yield f"Beside the settings, and none of them: {label}, whose {title} is {value}."
+
+
+def factors(comparison: Comparison) -> tuple[dict[str, float], int]:
+    """By what factor a solver's setting may change that the error stays near its best, and n.
+
+    Of the mean error after the last epoch over the seeds that all of them have run, n of them. A
+    run that diverged has the error of guessing; a solver of which all did is not there.
+    """
+    column = f"val_{list(comparison.metrics)[1]}"
+    by_label: dict[str, dict[int, float]] = {label: {} for label in comparison.solvers}
+    for run in comparison.runs:
+        if "diverged" in run.meta:
+            by_label[run.solver][run.seed] = GUESSING
+        elif run.finished:
+            by_label[run.solver][run.seed] = float(run.rows[column].iloc[-1])
+    complete = {
+        solver: {setting: by_label[label] for setting, label in labels.items()}
+        for solver, labels in labels_by_setting(comparison).items()
+        if all(by_label[label] for label in labels.values())
+    }
+    seeds = [set(column) for columns in complete.values() for column in columns.values()]
+    common = sorted(set.intersection(*seeds)) if seeds else []
+    found: dict[str, float] = {}
+    for solver, columns in complete.items() if common else ():
+        errors = np.array([np.mean([c[seed] for seed in common]) for c in columns.values()])
+        if errors.min() < GUESSING:
+            found[solver] = 10 ** width(np.log10(list(columns)), errors)
+    return found, len(common)
 
 
 def shown_columns(comparison: Comparison) -> list[tuple[str, Metric]]:

@@ -5,9 +5,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from bpgrad.reporting.runs import Comparison, labels_by_setting
-
-GUESSING = 100.0  # percent: the error of a run that diverged, which is far from any best
 NEAR = 2.0  # points of error that are near the best
 
 
@@ -50,31 +47,3 @@ def expected_best(errors: np.ndarray, trials: int) -> float:
     n = len(errors)
     ways = [math.comb(n - 1 - k, trials - 1) for k in range(n)]
     return float(np.dot(np.sort(errors), ways) / math.comb(n, trials))
-
-
-def factors(comparison: Comparison) -> tuple[dict[str, float], int]:
-    """By what factor a solver's setting may change that the error stays near its best, and n.
-
-    Of the mean error after the last epoch over the seeds that all of them have run, n of them. A
-    run that diverged has the error of guessing; a solver of which all did is not there.
-    """
-    column = f"val_{list(comparison.metrics)[1]}"
-    by_label: dict[str, dict[int, float]] = {label: {} for label in comparison.solvers}
-    for run in comparison.runs:
-        if "diverged" in run.meta:
-            by_label[run.solver][run.seed] = GUESSING
-        elif run.finished:
-            by_label[run.solver][run.seed] = float(run.rows[column].iloc[-1])
-    complete = {
-        solver: {setting: by_label[label] for setting, label in labels.items()}
-        for solver, labels in labels_by_setting(comparison).items()
-        if all(by_label[label] for label in labels.values())
-    }
-    seeds = [set(column) for columns in complete.values() for column in columns.values()]
-    common = sorted(set.intersection(*seeds)) if seeds else []
-    found: dict[str, float] = {}
-    for solver, columns in complete.items() if common else ():
-        errors = np.array([np.mean([c[seed] for seed in common]) for c in columns.values()])
-        if errors.min() < GUESSING:
-            found[solver] = 10 ** width(np.log10(list(columns)), errors)
-    return found, len(common)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bpgrad.records.run_record import RunRecord
-from bpgrad.reporting.display.endings import answer
+from bpgrad.reporting.display.endings import answer, factors
 from bpgrad.reporting.runs import Run, read_run
 from tests.reporting.records import compare, make_record, make_run
 
@@ -89,3 +89,22 @@ def test_a_sweep_shows_the_middle_and_what_the_training_objective_chooses(tmp_pa
 def test_there_is_no_answer_without_a_question_or_a_run(tmp_path: Path, shows: str) -> None:
     run = make_run(tmp_path, "A, lr = 1", done=1 if shows != "epochs" else None)
     assert answer(shows, compare(run)) == ""
+
+
+def test_factors_are_over_the_seeds_that_all_settings_have(tmp_path: Path) -> None:
+    """The error ends at 20/3 of the level: 20, 21, 26 of A, 20 and guessing of B."""
+    levels = {"A, lr = 1": 3.0, "A, lr = 10": 3.15, "A, lr = 100": 3.9, "B, L = 1": 3.0}
+    runs = [
+        make_run(tmp_path, name, seed, level=levels[name]) for name in levels for seed in (1, 2)
+    ]
+    runs.append(make_run(tmp_path, "A, lr = 1", 3, level=300.0))  # only this one has seed 3
+    begun = make_record(tmp_path, "B2", 1, done=0, diverged={"epoch": 1, "iteration": 3})
+    runs += [read_run(begun, "B, L = 10", seed) for seed in (1, 2)]
+    runs += [make_run(tmp_path, "C, lr = 1", 7), make_run(tmp_path, "C, lr = 2", 7, done=1)]
+    found, n = factors(compare(*runs))
+    assert n == 2
+    assert found == {
+        "A": pytest.approx(10 ** (1 + 1 / 5)),  # 22 is a fifth of the way from 21 to 26
+        "B": pytest.approx(10 ** (2 / 80)),
+    }
+    assert factors(compare(make_run(tmp_path, "A, lr = 1", done=1))) == ({}, 0)

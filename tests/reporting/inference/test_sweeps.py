@@ -1,13 +1,11 @@
 """How much hangs on one setting, by hand."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bpgrad.reporting.inference import sweeps
-from tests.reporting.records import compare, make_record, make_run, read_run
 
 GRID = np.array([0.5, 1.0, 1.5, 2.0, 2.5])
 
@@ -39,22 +37,3 @@ def test_the_expected_best_of_some_trials() -> None:
     assert sweeps.expected_best(errors, 2) == (40 + 60 + 60 + 40) / 10
     assert sweeps.expected_best(errors, 3) == (60 + 60 + 30) / 10
     assert sweeps.expected_best(errors, 5) == 10
-
-
-def test_factors_are_over_the_seeds_that_all_settings_have(tmp_path: Path) -> None:
-    """The error ends at 20/3 of the level: 20, 21, 26 of A, 20 and guessing of B."""
-    levels = {"A, lr = 1": 3.0, "A, lr = 10": 3.15, "A, lr = 100": 3.9, "B, L = 1": 3.0}
-    runs = [
-        make_run(tmp_path, name, seed, level=levels[name]) for name in levels for seed in (1, 2)
-    ]
-    runs.append(make_run(tmp_path, "A, lr = 1", 3, level=300.0))  # only this one has seed 3
-    begun = make_record(tmp_path, "B2", 1, done=0, diverged={"epoch": 1, "iteration": 3})
-    runs += [read_run(begun, "B, L = 10", seed) for seed in (1, 2)]
-    runs += [make_run(tmp_path, "C, lr = 1", 7), make_run(tmp_path, "C, lr = 2", 7, done=1)]
-    found, n = sweeps.factors(compare(*runs))
-    assert n == 2
-    assert found == {
-        "A": pytest.approx(10 ** (1 + 1 / 5)),  # 22 is a fifth of the way from 21 to 26
-        "B": pytest.approx(10 ** (2 / 80)),
-    }
-    assert sweeps.factors(compare(make_run(tmp_path, "A, lr = 1", done=1))) == ({}, 0)
