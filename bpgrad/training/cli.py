@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
@@ -16,6 +17,8 @@ from typing import Any, NoReturn
 from bpgrad.errors import BPGradError, ConfigError
 from bpgrad.startup import EXIT_CODE, open_streams
 from bpgrad.training.signatures import unknown
+
+FORMAT = warnings.formatwarning  # Python's own
 
 
 def run_command(command: Callable[[], object]) -> NoReturn:
@@ -25,6 +28,8 @@ def run_command(command: Callable[[], object]) -> NoReturn:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
     open_streams()
+    if os.environ.get("BPGRAD_DEBUG") != "1":
+        warnings.formatwarning = _in_a_line
     interrupts: list[int] = []
     _on_interrupt(lambda number, _: _interrupt(interrupts, number))
     try:
@@ -46,6 +51,13 @@ def run_command(command: Callable[[], object]) -> NoReturn:
         # A Ctrl-C in the middle of an import or of a destructor comes out as anything.
         _end(KeyboardInterrupt(), EXIT_CODE, error)
     sys.exit(0)
+
+
+def _in_a_line(message: Warning | str, category: type[Warning], *where: Any) -> str:
+    """A warning for the user, as errors are told; one for developers with the place in the code."""
+    if category is UserWarning:
+        return f"warning: {message}\n"
+    return FORMAT(message, category, *where)
 
 
 def _told_in_a_line() -> tuple[type[BaseException], ...]:

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -314,3 +315,24 @@ def test_wrong_options_are_refused_before_torch_is_imported(tmp_path: Path) -> N
     done = run_process(["task=mnits"], tmp_path, PYTHONPROFILEIMPORTTIME="1")
     assert "unknown task=mnits" in done.stderr
     assert "| torch\n" not in done.stderr
+
+
+def test_a_warning_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # to be restored
+
+    def warn() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("2 images are grey", stacklevel=1)
+            warnings.warn("old", DeprecationWarning, stacklevel=1)
+
+    for debug, lines in (("1", 4), ("0", 3)):
+        monkeypatch.setenv("BPGRAD_DEBUG", debug)
+        with pytest.raises(SystemExit):
+            run_command(warn)
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == lines
+        assert (said[0] == "warning: 2 images are grey") is (debug == "0")
+        assert "DeprecationWarning: old" in said[-2]
