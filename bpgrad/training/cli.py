@@ -53,11 +53,17 @@ def run_command(command: Callable[[], object]) -> NoReturn:
     sys.exit(0)
 
 
-def _in_a_line(message: Warning | str, category: type[Warning], *where: Any) -> str:
+def _in_a_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
     """A warning for the user, as errors are told; one for developers with the place in the code."""
     if category is UserWarning:
         return f"warning: {message}\n"
-    return FORMAT(message, category, *where)
+    return FORMAT(message, category, filename, lineno, line)
 
 
 def _told_in_a_line() -> tuple[type[BaseException], ...]:
