@@ -108,6 +108,7 @@ CLAIMS = (
         "premise is true on at least 5 % of them",
         (THEOREMS,),
         c2,
+        counts=("function", "functions"),
     ),
     Claim(
         "C3",
@@ -115,6 +116,7 @@ CLAIMS = (
         "fewer evaluations to equal accuracy (logarithm), paired by test function",
         (SAMPLERS,),
         c3,
+        counts=("function or family", "functions or families"),
     ),
     Claim(
         "C4",
@@ -123,6 +125,7 @@ CLAIMS = (
         "of every wide one",
         (SMOOTHING,),
         c4,
+        counts=("example, by construction", "examples, by construction"),
     ),
     Claim(
         "C5",
@@ -132,5 +135,6 @@ CLAIMS = (
         "point of its own history, Algorithm 1 does not",
         (LOOPS,),
         c5,
+        counts=("example", "examples"),
     ),
 )

@@ -275,8 +275,8 @@ CLAIMS = (
     ),
     Claim(
         "C8",
-        "momentum alone decides that, and a large one always does it; plain gradients rarely meet "
-        "the theorems' conditions (13) and (15)",
+        "momentum alone decides whether steps do (Eq. 4), and with a large one all do; plain "
+        "gradients rarely meet the theorems' conditions (13) and (15)",
         "for each momentum Eq. 4 holds throughout for all L and data sets or for none, for 0.99 "
         "for all; with momentum 0 at most 10 % of the pairs satisfy (13), and (15)",
         (MOMENTUM,),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bpgrad.errors import RecordError
 from bpgrad.reporting.inference.statistics import by_seed
-from bpgrad.reporting.inference.verdicts import Verdict, not_run
+from bpgrad.reporting.inference.verdicts import SEEDS, Counted, Verdict, not_run
 from bpgrad.reporting.runs import Comparison, Run
 from experiments.engine.declaration import REDUCED as REDUCED
 
@@ -159,7 +159,7 @@ class Claim:
 
     `rule`, `needs` and `check` are of the first rules. `sweep` is an experiment over whose settings
     it looks, whatever they are. `second` is how the second rules decide it (docs/claims.md), and
-    `reduced` how they do for the runs at the reduced scale.
+    `reduced` how they do for the runs at the reduced scale. `counts` is what n counts.
     """
 
     id: str
@@ -170,6 +170,7 @@ class Claim:
     sweep: str = ""
     second: Rule | None = None
     reduced: Rule | None = None
+    counts: Counted = SEEDS
 
     def judge(self, evidence: Evidence) -> Verdict:
         """The verdict; not run if there is nothing at all of something that the claim needs."""

@@ -59,7 +59,7 @@ def about(
             "The paper's numbers stand in brackets, and ours minus the paper's."
             if printed
             else f"{paper} of the paper prints no numbers, and its curves are not legible enough "
-            "to be read off: beside ours stands what the paper says of them."
+            "to be read off: what it says of them are the claims."
         )
     again = "runs what is missing of it and builds" if comparisons else "computes and builds"
     sentences.append(f"`{command}` {again} it again.")

@@ -198,6 +198,7 @@ def judge(claims: Sequence[Claim], findings: Findings) -> tuple[JudgedClaim, ...
                 second=second.judge(findings.unseen) if second else None,
                 reduced_rule=reduced.text if reduced else "",
                 reduced=reduced.judge(findings.unseen) if reduced else None,
+                counts=claim.counts,
             )
         )
     return tuple(judged)

@@ -498,7 +498,8 @@ def show(folder: Path, figures: Path, tables: Path) -> str:
             "The formulas of Eq. 9, Theorem 3 and Corollary 2 are reconstructed. Printed "
             f"statements that fail: {_listed(false)}. Others that fail: {_listed(mended)}. Premise "
             f"true on fewer than {PREMISE:.0%} of the functions: {_listed(rare)}. Every failure is "
-            "explained, with its counterexample and what holds instead, in `docs/corrections.md`.",
+            "explained, with its counterexample and what holds instead, in "
+            "[docs/corrections.md](../docs/corrections.md).",
         )
     )
 

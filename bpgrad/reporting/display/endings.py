@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -143,7 +144,7 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
             *(_setting(chosen), text_of(values[chosen], metric)),
             f"{text_of(min(values.values()), metric)} – {text_of(max(values.values()), metric)}",
             ", ".join(diverged) or "none",
-            f"a factor of {forgiven[solver]:.2g}" if solver in forgiven else "–",
+            f"a factor of {forgiven[solver]}" if solver in forgiven else "–",
         ]
         yield f"| {' | '.join(cells)} |"
     yield ""
@@ -162,7 +163,18 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
             yield f"Beside the settings, and none of them: {label}, whose {title} is {value}."
 
 
-def factors(comparison: Comparison) -> tuple[dict[str, float], int]:
+@dataclass(frozen=True, order=True)
+class Factor:
+    """By what factor a setting may change; more, perhaps, where the settings end before."""
+
+    value: float
+    more: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.value:.2g}{' or more' if self.more else ''}"
+
+
+def factors(comparison: Comparison) -> tuple[dict[str, Factor], int]:
     """By what factor a solver's setting may change that the error stays near its best, and n.
 
     Of the mean error after the last epoch over the seeds that all of them have run, n of them. A
@@ -182,11 +194,13 @@ def factors(comparison: Comparison) -> tuple[dict[str, float], int]:
     }
     seeds = [set(column) for columns in complete.values() for column in columns.values()]
     common = sorted(set.intersection(*seeds)) if seeds else []
-    found: dict[str, float] = {}
+    found: dict[str, Factor] = {}
     for solver, columns in complete.items() if common else ():
         errors = np.array([np.mean([c[seed] for seed in common]) for c in columns.values()])
         if errors.min() < GUESSING:
-            found[solver] = 10 ** width(np.log10(list(columns)), errors)
+            value = 10 ** width(np.log10(list(columns)), errors)
+            ends = min(errors[0], errors[-1]) <= errors.min() + NEAR
+            found[solver] = Factor(value, bool(ends))
     return found, len(common)
 
 

@@ -50,6 +50,11 @@ class Number:
     n: int
 
 
+#: What the n of a verdict counts, for one and for several.
+Counted = tuple[str, str]
+SEEDS: Counted = ("seed", "seeds")
+
+
 @dataclass(frozen=True)
 class Leaning:
     """How many of a claim's inequalities or properties point its way, significant or not."""

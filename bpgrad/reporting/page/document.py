@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bpgrad.reporting.display.grid import Printed
-from bpgrad.reporting.inference.verdicts import Outcome, Verdict, needed_words
+from bpgrad.reporting.inference.verdicts import SEEDS, Counted, Outcome, Verdict, needed_words
 from bpgrad.reporting.runs import Comparison
 
 # Sign and colour of an outcome; what is decided neither way is grey.
@@ -20,11 +20,11 @@ SIGNS = {
 }
 COLORS = {Outcome.REPRODUCED: "green", Outcome.NOT_REPRODUCED: "red"}
 GREY = "grey"
-FIRST = "°"
+FIRST = "preliminary"
 JUDGED = (
-    "n counts seeds: trainings with initial weights and a data order of their own (of a theorem, "
-    "functions). Judged by rules registered before the runs, on seeds that were new then; "
-    f"{FIRST} by older rules, on the first seeds."
+    "✓: all of its checks pass. ✗: one fails, or more. ?: the runs so far fit both. A seed is a "
+    "training with initial weights and a data order of its own, n their number. Judged by rules "
+    f"registered before the runs, on new seeds; {FIRST}: by earlier rules, on the first seeds."
 )
 
 
@@ -33,7 +33,8 @@ class JudgedClaim:
     """A claim of the paper, how it is decided, and the verdict on it.
 
     `rule` and `verdict` are by the first rules, on the seeds seen before the second; `second` is by
-    the second, on unseen seeds, `reduced` likewise but of the runs at the reduced scale.
+    the second, on unseen seeds, `reduced` likewise but of the runs at the reduced scale. `counts`
+    is what their n counts.
     """
 
     id: str
@@ -44,6 +45,7 @@ class JudgedClaim:
     second: Verdict | None = None
     reduced_rule: str = ""
     reduced: Verdict | None = None
+    counts: Counted = SEEDS
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
@@ -82,11 +84,11 @@ class JudgedClaim:
         """
         reduced = self.reduced
         if self.shown.outcome == Outcome.NOT_RUN and reduced is not None:
-            words = how_far(reduced)
+            words = how_far(reduced, self.counts)
             return f"reduced: {reduced.outcome}, {words}" if words else ""
-        words = how_far(self.shown)
+        words = how_far(self.shown, self.counts)
         first = bool(words) and self.second is not None and self.shown is not self.second
-        return f"{words} {FIRST}" if first else words
+        return f"{words}, {FIRST}" if first else words
 
     def at(self, reduced: bool) -> Verdict:
         """The verdict that stands for the claim, or that at the reduced scale."""
@@ -98,16 +100,16 @@ class JudgedClaim:
         return COLORS.get(self.shown.outcome, GREY)
 
 
-def how_far(verdict: Verdict) -> str:
+def how_far(verdict: Verdict, counts: Counted = SEEDS) -> str:
     """The grade of a verdict, its n, and the n that it needs; "" if nothing has been run."""
     if verdict.outcome == Outcome.NOT_RUN:
         return ""
     words = []
     if verdict.grade is not None:
-        words.append(f"holds in {verdict.grade} {verdict.grade.of}")
+        words.append(f"{verdict.grade} {verdict.grade.of} agree")
     elif verdict.leaning.parts:
-        words.append(f"{verdict.leaning} checks point its way")
-    words.append(f"n = {verdict.n}")
+        words.append(f"{verdict.leaning} checks agree")
+    words.append(f"{verdict.n} {counts[verdict.n != 1]}")
     if verdict.outcome == Outcome.UNDECIDED and verdict.needed is not None:
         words.append(f"needs {needed_words(verdict.needed)}")
     return ", ".join(words)

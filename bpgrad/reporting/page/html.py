@@ -43,9 +43,9 @@ POLICY = (
 )
 LONGEST = 10  # numbers of a claim that are not folded
 RULES = {
-    "first": "first rules, on the seeds seen before the second",
-    "second": "second rules, on unseen seeds",
-    "second, reduced": "second rules, at the reduced scale",
+    "first": "earlier rules",
+    "second": "registered rules",
+    "second, reduced": "registered rules, at the reduced scale",
 }
 LARGEST_SVG = 200_000  # bytes; of a larger one the PNG is smaller, and shown
 # What of SVG's characters needs no escape in the URI, nor in an attribute.
@@ -155,14 +155,15 @@ class _Page:
             yield f'{_verdict(claim.shown)}<span class="says">{says} {_tag(claim.id)}</span>{held}'
             yield "</summary>"
             for rules, verdict in claim.verdicts.items():
-                yield from self._details(rules, claim.rules[rules], verdict)
+                yield from self._details(claim, rules, verdict)
             yield "</details></li>"
         yield '</ul><p class="none" hidden>No claim is like that.</p>'
         yield f'<p class="caption">{JUDGED}</p></section>'
 
-    def _details(self, rules: str, rule: str, verdict: Verdict) -> Iterator[str]:
+    def _details(self, claim: JudgedClaim, rules: str, verdict: Verdict) -> Iterator[str]:
         """What decides a claim by some rules, and the numbers."""
-        how = f", {escape(words)}" if (words := how_far(verdict)) else ""
+        rule = claim.rules[rules]
+        how = f", {escape(words)}" if (words := how_far(verdict, claim.counts)) else ""
         yield f"<p><b>By the {RULES[rules]}:</b> {verdict.outcome}{how}. "
         yield with_subscripts(escape(verdict.sentence))
         if verdict.grade is not None and verdict.grade.worst:
@@ -380,8 +381,9 @@ def _chips(section: Section) -> Iterator[str]:
     if section.claims:
         links = (
             f'<a href="#{claim.id}" title="{escape(claim.sentence)}">{claim.id}</a> '
-            f"{_verdict(claim.at(section.reduced))}"
+            f"{_verdict(verdict)}{' (reduced)' if verdict is claim.reduced else ''}"
             for claim in section.claims
+            for verdict in (claim.at(section.reduced),)
         )
         yield f'<ul class="chips">{"".join(f"<li>{link}</li>" for link in links)}</ul>'
 

@@ -39,7 +39,7 @@ def _claims(claims: Sequence[JudgedClaim]) -> str:
     )
     reasons = (
         f"- `{claim.id}` by the {RULES[rules]}: {verdict.outcome}"
-        + (f" ({words})" if (words := how_far(verdict)) else "")
+        + (f" ({words})" if (words := how_far(verdict, claim.counts)) else "")
         + f". {verdict.sentence}"
         for claim in claims
         for rules, verdict in claim.verdicts.items()
@@ -79,7 +79,7 @@ def _line(claim: JudgedClaim, reduced: bool) -> str:
     verdict, where = claim.at(reduced), ""
     if verdict is claim.reduced:
         where = " at the reduced scale"
-    held = f", {words}" if (words := how_far(verdict)) else ""
+    held = f", {words}" if (words := how_far(verdict, claim.counts)) else ""
     sign = SIGNS[verdict.outcome]
     return f"- {claim.sentence} `{claim.id}` {sign} **{verdict.outcome}**{where}{held}."
 

@@ -61,7 +61,7 @@ def test_the_reduced_scale_has_the_verdicts_of_that(tmp_path: Path) -> None:
     its = replace(CLAIMS[5], reduced=CLAIMS[1].verdict)
     assert its.at(True) is CLAIMS[1].verdict
     assert its.at(False) is CLAIMS[5].at(True) is CLAIMS[5].verdict
-    assert its.held == "reduced: undecided, 2 of 2 checks point its way, n = 1"
+    assert its.held == "reduced: undecided, 2 of 2 checks agree, 1 seed"
     assert replace(its, reduced=CLAIMS[5].verdict).held == CLAIMS[5].held == ""
     run = make_run(tmp_path, "Adam")
     run.config["scale"] = {"name": "reduced"}  # type: ignore[index]
@@ -70,9 +70,9 @@ def test_the_reduced_scale_has_the_verdicts_of_that(tmp_path: Path) -> None:
 
 def test_a_claim_judged_by_the_first_rules_is_marked() -> None:
     its = replace(CLAIMS[1], second=CLAIMS[5].verdict)
-    assert its.held == "2 of 2 checks point its way, n = 1 °"
+    assert its.held == "2 of 2 checks agree, 1 seed, preliminary"
     assert replace(its, second=CLAIMS[1].verdict).held == CLAIMS[1].held
-    assert not CLAIMS[1].held.endswith("°")
+    assert not CLAIMS[1].held.endswith("preliminary")
 
 
 def test_runs_that_chose_settings_are_named(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_an_experiment_tells_the_claim_what_came_out_and_the_command(tmp_path: P
         "At the end, on MNIST, the lowest training objective is 0.1000 (Adam) and the lowest test "
         "top-1 error is 2.00 % (Adam); n = 1.",
         "Figure 7 of the paper prints no numbers, and its curves are not legible enough to be read "
-        "off: beside ours stands what the paper says of them.",
+        "off: what it says of them are the claims.",
         "`make figure7` runs what is missing of it and builds it again.",
     ]
     one = about([compare(make_run(tmp_path, "Adam", level=0.3))], "make x", "Table 1", True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bpgrad.records.run_record import RunRecord
-from bpgrad.reporting.display.endings import answer, factors
+from bpgrad.reporting.display.endings import Factor, answer, factors
 from bpgrad.reporting.runs import Run, read_run
 from tests.reporting.records import compare, make_record, make_run
 
@@ -72,8 +72,17 @@ def test_a_sweep_shows_the_middle_and_what_the_training_objective_chooses(tmp_pa
     assert answer("sweep", compare(*cut)) == ""
     text = answer("sweep", compare(*runs, read_run(record, "B, L = 2", 0), *cut))
     assert _rows(text) == [
-        ["A", "lr = 1", "6.00", "lr = 0.1", "4.00", "4.00 – 20.00", "none", "a factor of 10"],
-        ["B", "L = 2", "–", "L = 1", "10.00", "10.00 – 10.00", "L = 2", "a factor of 1"],
+        [
+            "A",
+            "lr = 1",
+            "6.00",
+            "lr = 0.1",
+            "4.00",
+            "4.00 – 20.00",
+            "none",
+            "a factor of 10 or more",
+        ],
+        ["B", "L = 2", "–", "L = 1", "10.00", "10.00 – 10.00", "L = 2", "a factor of 1 or more"],
     ]
     assert "with 3 settings a solver" in text
     assert "Beside" not in text
@@ -104,7 +113,8 @@ def test_factors_are_over_the_seeds_that_all_settings_have(tmp_path: Path) -> No
     found, n = factors(compare(*runs))
     assert n == 2
     assert found == {
-        "A": pytest.approx(10 ** (1 + 1 / 5)),  # 22 is a fifth of the way from 21 to 26
-        "B": pytest.approx(10 ** (2 / 80)),
+        "A": Factor(pytest.approx(10 ** (1 + 1 / 5)), more=True),  # 22: a fifth on from 21 to 26
+        "B": Factor(pytest.approx(10 ** (2 / 80)), more=True),
     }
+    assert [str(Factor(2.24)), str(Factor(24.1, more=True))] == ["2.2", "24 or more"]
     assert factors(compare(make_run(tmp_path, "A, lr = 1", done=1))) == ({}, 0)

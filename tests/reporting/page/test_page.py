@@ -133,7 +133,7 @@ def test_claims_are_a_list_with_colour_sign_and_numbers(document: Document, tmp_
     assert '<td data-value="0.25">0.25</td><td>1</td>' in page
     assert '<li id="C10" data-outcome="reproduced"><details><summary>' in page
     assert '<span class="tag">C10</span>' in page
-    assert '<span class="held">1 of 1 checks point its way, n = 1</span>' in page
+    assert '<span class="held">1 of 1 checks agree, 1 seed</span>' in page
 
 
 def test_the_second_rules_stand_for_a_claim_once_they_have_runs() -> None:
@@ -181,7 +181,7 @@ def test_a_section_is_heading_claims_and_picture_and_the_rest_is_folded(
             assert [words for words in open_ if words not in before] == []
             assert [words for words in closed if words not in after or words in before] == []
     assert '<a href="#C1" title="Claim C1 Odd' in page
-    assert "`C1` ✓ **reproduced**, 1 of 1 checks point its way, n = 3." in text
+    assert "`C1` ✓ **reproduced**, 1 of 1 checks agree, 3 seeds." in text
 
 
 def test_a_study_without_a_picture_opens_with_its_first_paragraph(document: Document) -> None:
