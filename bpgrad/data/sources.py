@@ -8,6 +8,7 @@ SOURCES = {
         *(mnist.SOURCE, cifar10.SOURCE, cifar10.INITIAL_WEIGHTS),
         *(imagenette.IMAGENETTE, imagenette.IMAGENETTE_160, ilsvrc.SOURCE),
         *(voc.REDUCED, pretrained.SQUEEZENET),
-        *(voc.WHOLE_2007, proposals.PUBLISHED, voc.WHOLE_2011, *pretrained.VGG16_SOURCES),
+        *(voc.WHOLE_2007, proposals.PUBLISHED, voc.WHOLE_2011, voc.WHOLE_2012),
+        *pretrained.VGG16_SOURCES,
     )
 }

@@ -28,6 +28,7 @@ CLASSES = (
 VOID = 255
 
 VOC2007, VOC2011, SBD = "VOCdevkit/VOC2007", "TrainVal/VOCdevkit/VOC2011", "sbd"
+VOC2012 = "VOCdevkit/VOC2012"
 ONE_EDITION = "a data_root holds one edition of VOC 2007, the whole or the reduced one"
 
 
@@ -52,14 +53,17 @@ class _Whole(Source):
         detection_2007(data_root)
 
 
+@dataclass(frozen=True)
 class _WithSbd(Source):
-    """VOC 2011 and SBD as their reader checks them: the lists, every mask, every image's size."""
+    """VOC and SBD as their reader checks them: the lists, every mask, every image's size."""
+
+    year: int = 2011
 
     def is_absent(self, data_root: Path) -> bool:
-        return not any((data_root / folder).exists() for folder in (VOC2011, SBD))
+        return not (data_root / self.folder).exists()
 
     def verify(self, data_root: Path) -> None:
-        train, validation = segmentation_2011(data_root)
+        train, validation = segmentation(data_root, self.year)
         check_pairs([*train, *validation])
 
 
@@ -96,6 +100,18 @@ WHOLE_2011 = _WithSbd(
     by_hand=f"unpack {in_words(ARCHIVES)}: VOC 2011 into {VOC2011} below data_root, the folder "
     f"dataset/ of SBD into {SBD}, as torchvision does; docs/voc.md",
 )
+ARCHIVES_2012 = {
+    "VOCtrainval_11-May-2012.tar": "6cd6e144f989b92b3379bac3b3de84fd",
+    "benchmark.tgz": ARCHIVES["benchmark.tgz"],
+}
+WHOLE_2012 = _WithSbd(
+    "voc2012",
+    VOC2012,
+    ARCHIVES_2012,
+    by_hand=f"unpack {in_words(ARCHIVES_2012)}: VOC 2012 into {VOC2012} below data_root, the "
+    f"folder dataset/ of SBD into {SBD}, as torchvision does; docs/voc.md",
+    year=2012,
+)
 #: Those of the edition of 2007.
 ARCHIVES_2007 = {
     "VOCtrainval_06-Nov-2007.tar": "c52e279531787c972589f7e41ab4ae64",
@@ -116,6 +132,8 @@ LISTS_2007 = {
 VALIDATION_2011 = 736
 # Of the names of the official seg11valid, sorted, a line each.
 VALIDATION_MD5 = "f5505c6091f9b7dda0dc5c887a1588ff"
+# Of VOC 2012: the images of its list val, and those that it or SBD has a mask of besides.
+VALIDATION_2012, TRAINED_2012 = 1449, 10582
 
 
 @dataclass(frozen=True)
@@ -270,29 +288,42 @@ def reduced_segmentation(data_root: Path) -> tuple[list[Pair], list[Pair]]:
     return train, test
 
 
-def segmentation_2011(data_root: Path, *, sbd: bool = True) -> tuple[list[Pair], list[Pair]]:
-    """The pairs of VOC 2011 to train on (with SBD's, unless told otherwise), and the 736.
+def segmentation(
+    data_root: Path, year: int = 2011, *, sbd: bool = True
+) -> tuple[list[Pair], list[Pair]]:
+    """The pairs of VOC 2011 or 2012 to train on, with SBD's unless told otherwise, and to judge by.
 
-    The validation images are those of VOC's list that SBD's training list does not have; training
-    images are all others that VOC, or SBD, has a mask of. Where both have one it is VOC's.
+    Of 2011 the validation images are those of VOC's list that SBD's training list does not have,
+    the official 736; of 2012 they are VOC's list. Training images are all others that VOC, or SBD,
+    has a mask of. Where both have one it is VOC's.
 
-    Raises DataError: a list is missing, or the validation images are not the official 736.
+    Raises DataError: a list is missing, or the lists are not the official ones.
     """
-    voc, its = data_root / VOC2011, data_root / SBD
+    whole = WHOLE_2011 if year == 2011 else WHOLE_2012
+    voc, its = data_root / whole.folder, data_root / SBD
     lists = [_segmentation_list(voc, "train"), _segmentation_list(voc, "val")]
     lists += [its / "train.txt", its / "val.txt"]
     if missing := next((path for path in lists if not path.is_file()), None):
-        raise DataError(f"voc2011: {missing} is missing; {WHOLE_2011.by_hand}")
+        raise DataError(f"{whole.name}: {missing} is missing; {whole.by_hand}")
     voc_train, voc_val, sbd_train, sbd_val = map(read_list, lists)
-    validation = sorted(set(voc_val) - set(sbd_train))
-    digest = hashlib.md5("\n".join(validation).encode()).hexdigest()
-    if digest != VALIDATION_MD5:
+    validation = sorted(set(voc_val) - (set(sbd_train) if year == 2011 else set()))
+    with_voc, every = {*voc_train, *voc_val}, {*voc_train, *voc_val, *sbd_train, *sbd_val}
+    if year == 2011:
+        digest = hashlib.md5("\n".join(validation).encode()).hexdigest()
+        if digest != VALIDATION_MD5:
+            raise DataError(
+                f"voc2011: {lists[1]} without {lists[2]} has {len(validation)} names that are not "
+                f"the official {VALIDATION_2011}: lists of another edition"
+            )
+    elif (counts := (len(validation), len(every) - len(validation))) != (
+        VALIDATION_2012,
+        TRAINED_2012,
+    ):
         raise DataError(
-            f"voc2011: {lists[1]} without {lists[2]} has {len(validation)} names that are not the "
-            f"official {VALIDATION_2011}: lists of another edition"
+            f"voc2012: {lists[1]} has {counts[0]} names and all lists {counts[1]} others, not "
+            f"{VALIDATION_2012} and {TRAINED_2012}: lists of another edition"
         )
-    with_voc = {*voc_train, *voc_val}
-    train = (with_voc | {*sbd_train, *sbd_val} if sbd else with_voc) - set(validation)
+    train = (every if sbd else with_voc) - set(validation)
     return (
         [
             _voc_pair(voc, name) if name in with_voc else _sbd_pair(its, name)

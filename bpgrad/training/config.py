@@ -182,9 +182,12 @@ def _paper_settings() -> DictConfig:
 
 def _paper_setting(key: str, default: Any, *, _root_: DictConfig) -> Any:
     settings = _paper_settings().get(_root_.task.name) or {}
-    solver = _root_.solver.name
-    other_form = [f"{solver}_without_batch_norm"] * (_root_.task.get("batch_norm") is False)
-    for section in (*other_form, solver, "all"):
+    solver, form = _root_.solver.name, ""
+    if _root_.task.get("batch_norm") is False:
+        form = "_without_batch_norm"
+    elif _root_.task.get("form") == "caffe":
+        form = "_caffe"
+    for section in (f"{solver}{form}", f"all{form}", solver, "all"):
         if key in (settings.get(section) or {}):
             return settings[section][key]
     return default

@@ -148,19 +148,41 @@ def test_the_rule_of_the_736(of_2011: Path, monkeypatch: pytest.MonkeyPatch) -> 
     import hashlib
 
     with pytest.raises(DataError, match="has 2 names that are not the official 736"):
-        voc.segmentation_2011(of_2011)
+        voc.segmentation(of_2011)
     monkeypatch.setattr(voc, "VALIDATION_MD5", hashlib.md5(b"c\nd").hexdigest())
-    train, validation = voc.segmentation_2011(of_2011)
+    train, validation = voc.segmentation(of_2011)
     assert [pair.name for pair in validation] == ["c", "d"]
     masks = {pair.name: pair.mask.suffix for pair in train}
     assert masks == {"a": ".png", "b": ".png", "e": ".png", "s": ".mat", "t": ".mat"}
-    train, _ = voc.segmentation_2011(of_2011, sbd=False)
+    train, _ = voc.segmentation(of_2011, sbd=False)
     assert [pair.name for pair in train] == ["a", "b", "e"]
 
 
+def test_the_division_of_2012(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """V = VOC's val, whatever SBD trains on; trained on is all else."""
+    lists = tmp_path / voc.VOC2012 / "ImageSets" / "Segmentation"
+    write_list(lists / "train.txt", ["a", "b"])
+    write_list(lists / "val.txt", ["d", "c", "e"])
+    write_list(tmp_path / voc.SBD / "train.txt", ["e", "s", "a"])
+    write_list(tmp_path / voc.SBD / "val.txt", ["t", "c"])
+    with pytest.raises(DataError, match="has 3 names and all lists 4 others, not 1449 and 10582"):
+        voc.segmentation(tmp_path, 2012)
+    monkeypatch.setattr(voc, "VALIDATION_2012", 3)
+    monkeypatch.setattr(voc, "TRAINED_2012", 4)
+    for sbd, names in ((True, "abst"), (False, "ab")):
+        train, validation = voc.segmentation(tmp_path, 2012, sbd=sbd)
+        assert [pair.name for pair in validation] == ["c", "d", "e"]
+        assert [pair.name for pair in train] == list(names)
+        assert all(voc.VOC2012 in str(pair.mask) for pair in validation)
+    assert not voc.WHOLE_2012.is_absent(tmp_path)
+    assert voc.WHOLE_2011.is_absent(tmp_path)
+
+
 def test_missing_lists_say_what_to_unpack(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train.txt is missing; unpack VOCtrainval_11-May-2012"):
+        voc.segmentation(tmp_path, 2012)
     with pytest.raises(DataError, match=r"train.txt is missing; unpack VOCtrainval_25-May-2011"):
-        voc.segmentation_2011(tmp_path)
+        voc.segmentation(tmp_path)
 
 
 # -- annotations ---------------------------------------------------------------------------------

@@ -314,6 +314,15 @@ def test_the_scale_chooses_the_edition() -> None:
     }
     with pytest.raises(ConfigError, match=r"unknown task.form"):
         load(["task=voc_segmentation", "scale=reduced", "task.form=caffe"])
+    with pytest.raises(ConfigError, match=r"task\.year"):
+        load(["task=voc_segmentation", "task.year=2010"])
+
+
+def test_caffe_s_form_has_caffe_s_settings() -> None:
+    cfg = load(["task=voc_segmentation", "solver=sgd", "task.form=caffe"])
+    assert (cfg.batch_size, cfg.solver["lr"], cfg.solver["momentum"]) == (1, 1e-10, 0.99)
+    other = load(["task=voc_segmentation", "solver=bpgrad", "task.form=caffe"])
+    assert (other.batch_size, other.solver["lipschitz"]) == (1, 500)
 
 
 def test_missing_data_is_one_line(tmp_path: Path) -> None:
@@ -322,6 +331,8 @@ def test_missing_data_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=words) as refused:
             edition(context)
         assert "\n" not in str(refused.value)
+    with pytest.raises(DataError, match="VOC2012"):
+        VocSegmentation(context, year=2012)
 
 
 def test_a_picture_has_three_panels_and_a_legend() -> None:
