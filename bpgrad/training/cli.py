@@ -28,8 +28,7 @@ def run_command(command: Callable[[], object]) -> NoReturn:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise instead of printing
     open_streams()
-    if os.environ.get("BPGRAD_DEBUG") != "1":
-        warnings.formatwarning = _in_a_line
+    warnings.formatwarning = FORMAT if os.environ.get("BPGRAD_DEBUG") == "1" else _in_a_line
     interrupts: list[int] = []
     _on_interrupt(lambda number, _: _interrupt(interrupts, number))
     try:

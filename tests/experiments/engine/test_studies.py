@@ -115,7 +115,8 @@ def test_the_report_has_a_section_of_each_study(folder: Path) -> None:
     main(["toy"])
     text = page.read_text() if page == report.rebuild(HERE) else ""
     again = "`make toy` computes and builds it again."
-    assert f"### A toy (Figure 99)\n\n{again}\n\nThe text.\n\n![Toy](figures/toy.png)\n" in text
+    assert "### A toy (Figure 99)\n\n![Toy](figures/toy.png)\n\n<details>" in text
+    assert f"\n\nThe text.\n\n{again}\n\n</details>" in text
     assert "Not run yet" not in text
 
 
