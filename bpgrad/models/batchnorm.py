@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
 
 MOMENTUM, EPS = 0.1, 1e-4
@@ -62,13 +61,32 @@ class BatchNorm(nn.Module):
         dims = [0, *range(2, input.dim())]
         shape = (1, -1) + (1,) * (input.dim() - 2)
         x = input.float()
-        count = dist_nn.all_reduce(x.new_tensor(x.numel() // x.shape[1]))
-        mean = dist_nn.all_reduce(x.sum(dims)) / count
+        count = _over_all(x.new_tensor(x.numel() // x.shape[1]))
+        mean = _over_all(x.sum(dims)) / count
         centred = x - mean.view(shape)
-        inverse = (dist_nn.all_reduce(centred.square().sum(dims)) / count + EPS).rsqrt()
+        inverse = (_over_all(centred.square().sum(dims)) / count + EPS).rsqrt()
         scale = (self.weight * inverse).view(shape)
         output = (centred * scale + self.bias.view(shape)).to(input.dtype)
         return output, mean.detach(), inverse.detach()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes, of which each gets the gradients of all."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return _over_all(gradient)
+
+
+def _over_all(x: Tensor) -> Tensor:
+    found: Tensor = _Sum.apply(x)
+    return found
 
 
 @contextmanager
