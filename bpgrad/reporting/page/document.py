@@ -115,6 +115,14 @@ def how_far(verdict: Verdict, counts: Counted = SEEDS) -> str:
     return ", ".join(words)
 
 
+def in_words(verdict: Verdict, counts: Counted = SEEDS) -> str:
+    """A verdict: outcome, how far, and why; of one that is not run what it needs alone."""
+    if verdict.outcome == Outcome.NOT_RUN:
+        return verdict.sentence
+    far = how_far(verdict, counts)
+    return f"{verdict.outcome}{f', {far}' if far else ''}. {verdict.sentence}"
+
+
 @dataclass(frozen=True)
 class Section:
     """An experiment or study. Texts are Markdown, their links relative to the results folder.

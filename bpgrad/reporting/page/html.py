@@ -31,7 +31,7 @@ from bpgrad.reporting.page.document import (
     Document,
     JudgedClaim,
     Section,
-    how_far,
+    in_words,
 )
 from bpgrad.reporting.runs import Comparison, Run
 
@@ -163,9 +163,8 @@ class _Page:
     def _details(self, claim: JudgedClaim, rules: str, verdict: Verdict) -> Iterator[str]:
         """What decides a claim by some rules, and the numbers."""
         rule = claim.rules[rules]
-        how = f", {escape(words)}" if (words := how_far(verdict, claim.counts)) else ""
-        yield f"<p><b>By the {RULES[rules]}:</b> {verdict.outcome}{how}. "
-        yield with_subscripts(escape(verdict.sentence))
+        yield f"<p><b>By the {RULES[rules]}:</b> "
+        yield with_subscripts(escape(in_words(verdict, claim.counts)))
         if verdict.grade is not None and verdict.grade.worst:
             yield f" Largest miss: {with_subscripts(escape(verdict.grade.worst))}."
         if rule:

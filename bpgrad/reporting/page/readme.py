@@ -6,7 +6,15 @@ from urllib.parse import quote
 
 from bpgrad.reporting.display.symbols import with_subscripts
 from bpgrad.reporting.display.tables import as_markdown, as_text
-from bpgrad.reporting.page.document import JUDGED, SIGNS, Document, JudgedClaim, Section, how_far
+from bpgrad.reporting.page.document import (
+    JUDGED,
+    SIGNS,
+    Document,
+    JudgedClaim,
+    Section,
+    how_far,
+    in_words,
+)
 from bpgrad.reporting.page.html import RULES, groups
 from bpgrad.reporting.runs import Comparison
 
@@ -38,9 +46,7 @@ def _claims(claims: Sequence[JudgedClaim]) -> str:
         (f"{claim.sentence} `{claim.id}`", _outcome(claim), claim.held or "–") for claim in claims
     )
     reasons = (
-        f"- `{claim.id}` by the {RULES[rules]}: {verdict.outcome}"
-        + (f" ({words})" if (words := how_far(verdict, claim.counts)) else "")
-        + f". {verdict.sentence}"
+        f"- `{claim.id}` by the {RULES[rules]}: {in_words(verdict, claim.counts)}"
         for claim in claims
         for rules, verdict in claim.verdicts.items()
     )

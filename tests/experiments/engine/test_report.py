@@ -137,7 +137,7 @@ def test_every_claim_has_its_verdict_on_the_page_and_on_the_screen(
     for claim in CLAIMS:
         assert f" `{claim.id}` | " in page
         assert f"\n{claim.id} " in f"\n{screen}"
-    assert "not run. Not run: needs figure6 on mnist: L = 15 (2 of 4 epochs done), L = 20," in page
+    assert ": Not run: needs figure6 on mnist: L = 15 (2 of 4 epochs done), L = 20," in page
 
 
 def test_the_readme_says_what_the_committed_records_say() -> None:
