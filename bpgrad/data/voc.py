@@ -132,8 +132,9 @@ LISTS_2007 = {
 VALIDATION_2011 = 736
 # Of the names of the official seg11valid, sorted, a line each.
 VALIDATION_MD5 = "f5505c6091f9b7dda0dc5c887a1588ff"
-# Of VOC 2012: the images of its list val, and those that it or SBD has a mask of besides.
-VALIDATION_2012, TRAINED_2012 = 1449, 10582
+# Of VOC 2012: the images of its list val, those that it or SBD has a mask of besides, and those of
+# its list train.
+VALIDATION_2012, TRAINED_2012, TRAINED_2012_ALONE = 1449, 10582, 1464
 
 
 @dataclass(frozen=True)
@@ -302,12 +303,14 @@ def segmentation(
     whole = WHOLE_2011 if year == 2011 else WHOLE_2012
     voc, its = data_root / whole.folder, data_root / SBD
     lists = [_segmentation_list(voc, "train"), _segmentation_list(voc, "val")]
-    lists += [its / "train.txt", its / "val.txt"]
+    if sbd or year == 2011:  # whose validation images are told by SBD's list
+        lists += [its / "train.txt", its / "val.txt"]
     if missing := next((path for path in lists if not path.is_file()), None):
         raise DataError(f"{whole.name}: {missing} is missing; {whole.by_hand}")
-    voc_train, voc_val, sbd_train, sbd_val = map(read_list, lists)
-    validation = sorted(set(voc_val) - (set(sbd_train) if year == 2011 else set()))
-    with_voc, every = {*voc_train, *voc_val}, {*voc_train, *voc_val, *sbd_train, *sbd_val}
+    voc_train, voc_val, *of_sbd = map(read_list, lists)
+    validation = sorted(set(voc_val) - (set(of_sbd[0]) if year == 2011 else set()))
+    with_voc = {*voc_train, *voc_val}
+    every = with_voc.union(*of_sbd) if sbd else with_voc
     if year == 2011:
         digest = hashlib.md5("\n".join(validation).encode()).hexdigest()
         if digest != VALIDATION_MD5:
@@ -315,15 +318,15 @@ def segmentation(
                 f"voc2011: {lists[1]} without {lists[2]} has {len(validation)} names that are not "
                 f"the official {VALIDATION_2011}: lists of another edition"
             )
-    elif (counts := (len(validation), len(every) - len(validation))) != (
-        VALIDATION_2012,
-        TRAINED_2012,
-    ):
-        raise DataError(
-            f"voc2012: {lists[1]} has {counts[0]} names and all lists {counts[1]} others, not "
-            f"{VALIDATION_2012} and {TRAINED_2012}: lists of another edition"
-        )
-    train = (every if sbd else with_voc) - set(validation)
+    else:
+        counts = len(validation), len(every) - len(validation)
+        expected = VALIDATION_2012, TRAINED_2012 if sbd else TRAINED_2012_ALONE
+        if counts != expected:
+            raise DataError(
+                f"voc2012: {lists[1]} has {counts[0]} names and all lists {counts[1]} others, not "
+                f"{expected[0]} and {expected[1]}: lists of another edition"
+            )
+    train = every - set(validation)
     return (
         [
             _voc_pair(voc, name) if name in with_voc else _sbd_pair(its, name)

@@ -244,13 +244,10 @@ class Segmentation(OnVoc):
 class VocSegmentation(Segmentation):
     """FCN-32s on VGG-16, VOC 2011 with SBD's masks, and the official 736 images to judge by.
 
-    Or VOC 2012, with the 1,449 of its own list to judge by.
-
     Args:
         context: Of the trainer.
         weights: VGG-16's: imagenet1k_v1 or imagenet1k_features, of torchvision, or a file in
             data_root/pretrained (see bpgrad.data.pretrained.vgg16).
-        year: Of VOC: 2011, as the paper, or 2012.
         sbd: Train on the images that only SBD has masks of, too.
         size: As in `Segmentation`, and so are those below.
         side: See there.
@@ -265,7 +262,6 @@ class VocSegmentation(Segmentation):
         self,
         context: Context,
         weights: str = "imagenet1k_v1",
-        year: Literal[2011, 2012] = 2011,
         sbd: bool = True,
         size: int = 384,
         side: int | None = None,
@@ -275,18 +271,15 @@ class VocSegmentation(Segmentation):
         dropout: bool = True,
         holdout: float = 0.0,
     ) -> None:
-        if year not in (2011, 2012):
-            raise ConfigError(f"task.year={year}: VOC has masks of 2011 and of 2012 here")
-        self.weights, self.year, self.sbd = weights, year, sbd
+        self.weights, self.sbd = weights, sbd
         super().__init__(context, size, side, form, deconvolution, augment, dropout, holdout)
 
     @staticmethod
     def data_md5(data_root: Path) -> Mapping[str, str]:
-        """Of both years: the option `year` says which is read."""
-        return voc.ARCHIVES | voc.ARCHIVES_2012
+        return voc.ARCHIVES
 
     def _read_pairs(self) -> tuple[list[voc.Pair], list[voc.Pair]]:
-        return voc.segmentation(self.context.data_root, self.year, sbd=self.sbd)
+        return voc.segmentation(self.context.data_root, sbd=self.sbd)
 
     def _weights(self) -> tuple[Mapping[str, Tensor], Preprocessing]:
         root, download = self.context.data_root, self.context.download
@@ -300,6 +293,17 @@ class VocSegmentation(Segmentation):
             dropout=self.dropout,
             moving=self.moving,
         )
+
+
+class Voc2012Segmentation(VocSegmentation):
+    """The same on VOC 2012, with the 1,449 images of its own list to judge by."""
+
+    @staticmethod
+    def data_md5(data_root: Path) -> Mapping[str, str]:
+        return voc.ARCHIVES_2012
+
+    def _read_pairs(self) -> tuple[list[voc.Pair], list[voc.Pair]]:
+        return voc.segmentation(self.context.data_root, 2012, sbd=self.sbd)
 
 
 class ReducedVocSegmentation(Segmentation):

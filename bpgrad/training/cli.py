@@ -60,8 +60,8 @@ def _in_a_line(
     line: str | None = None,
 ) -> str:
     """A warning for the user, as errors are told; one for developers with the place in the code."""
-    if category is UserWarning:
-        return f"warning: {message}\n"
+    if issubclass(category, UserWarning):
+        return f"warning: {' '.join(str(message).split())}\n"
     return FORMAT(message, category, filename, lineno, line)
 
 

@@ -17,6 +17,7 @@ from bpgrad.reporting.display import captions, endings
 from bpgrad.reporting.inference.verdicts import Outcome, Verdict, needed_words
 from bpgrad.reporting.page import document, html, interactive, readme
 from bpgrad.reporting.page.document import Document, JudgedClaim
+from bpgrad.reporting.runs import look_at
 from experiments.engine import declaration, prose, runner, studies
 from experiments.engine.claim import Claim, Evidence, about
 from experiments.engine.declaration import Experiment, Study
@@ -180,9 +181,12 @@ def _tuning(suite: Suite) -> dict[str, int]:
     """How many runs chose settings, by the title of what they are declared in."""
     counts = {}
     for declared in declaration.load_all(suite.folder):
-        if isinstance(declared, Experiment) and declared.shows == "sweep" and not declared.report:
-            compared = runner.gather(runner.prepare(declared))
-            counts[declared.title] = sum(run.finished for one in compared for run in one.runs)
+        if not isinstance(declared, Experiment) or declared.report or declared.needs:
+            continue
+        if declared.shows == "sweep":
+            plan = runner.prepare(declared).runs
+            runs = (look_at(runner.record_of(cfg), run.solver, run.seed) for run, cfg in plan)
+            counts[declared.title] = sum(run.finished for run in runs)
     return {title: count for title, count in counts.items() if count}
 
 

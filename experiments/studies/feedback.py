@@ -278,7 +278,8 @@ def show(folder: Path, figures: Path, tables: Path) -> str:
         as_csv([cells for its in found.values() for cells in its.items()], runs),
     )
     first = {noisy: _answers(found[noisy], noisy) for noisy in found if found[noisy]}
-    parts = [answers.together(first)]
+    parts = ["\n".join(f"- {answers.in_short(*each)}" for each in first.items())]
+    parts.append(answers.together(first))
     for noisy, its in found.items():
         if its:
             labels = f"{100 * NOISE:g} % of the training labels drawn at random" if noisy else ""

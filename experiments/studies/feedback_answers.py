@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bpgrad.reporting.inference.statistics import MIN_SEEDS, paired_test, tost
@@ -60,9 +60,14 @@ class Compared:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question, a short answer, and sentences with the numbers; `words` of all comparisons."""
+    """A question, a short answer, and sentences with the numbers; `words` of all comparisons.
 
+    `topic` is what the question is about, in a few words, and `brief` the answer in as many.
+    """
+
+    topic: str
     question: str
+    brief: str
     short: str
     details: tuple[str, ...]
     words: tuple[Word, ...]
@@ -116,14 +121,17 @@ def five(
     return [
         _every_setting(by_setting),
         _answer(
+            "reacting within an epoch",
             "Does reacting within an epoch add anything?",
             {"BPGrad against the mean of the epoch before (v)": (bpgrad, epoch_mean)},
         ),
         _answer(
+            "the decay",
             "Is the decay worth anything?",
             {"BPGrad against a constant step (i)": (bpgrad, constant)},
         ),
         _answer(
+            "knowing the length of the run",
             "What is it worth to know the length of the run?",
             {
                 "cosine (ii) against BPGrad": (cosine, bpgrad),
@@ -131,6 +139,7 @@ def five(
             },
         ),
         _answer(
+            "feedback beside a schedule",
             "Does the feedback add anything to a schedule?",
             {"BPGrad × cosine (vi) against cosine (ii)": (scheduled, cosine)},
         ),
@@ -150,15 +159,17 @@ def _every_setting(by_setting: Mapping[str, tuple[BySeed, BySeed]]) -> Answer:
         if any(o.diverged for side in sides for o in side.values())
     ]
     answer = _answer(
-        "Does reacting to one's own loss add anything to the schedule that it makes?", pairs
+        "reacting to its own loss",
+        "Does reacting to one's own loss add anything to the schedule that it makes?",
+        pairs,
     )
     if not left_out:
         return answer
     said = f"left out, because a run diverged: {', '.join(left_out)}"
-    return Answer(answer.question, answer.short, (*answer.details, said), answer.words)
+    return replace(answer, details=(*answer.details, said))
 
 
-def _answer(question: str, pairs: Mapping[str, tuple[BySeed, BySeed]]) -> Answer:
+def _answer(topic: str, question: str, pairs: Mapping[str, tuple[BySeed, BySeed]]) -> Answer:
     details, words = [], []
     by_outcome: dict[str, list[Word]] = {}
     for text, (ours, theirs) in pairs.items():
@@ -173,8 +184,11 @@ def _answer(question: str, pairs: Mapping[str, tuple[BySeed, BySeed]]) -> Answer
             if (its := [o for o in side.values() if o.diverged])
         ]
         details.append("; ".join([f"{text}: {numbers}", *diverged]))
-    short = "; ".join(f"{what}: {_lead(its)}" for what, its in by_outcome.items())
-    return Answer(question, short or "no L at which both end", tuple(details), tuple(words))
+    leads = {what: _lead(its) for what, its in by_outcome.items()}
+    short = "; ".join(f"{what}: {lead}" for what, lead in leads.items())
+    none = "no L at which both end"
+    brief = short if len(set(leads.values())) > 1 else "".join(set(leads.values()))
+    return Answer(topic, question, brief or none, short or none, tuple(details), tuple(words))
 
 
 LEADS: dict[Word, str] = {
@@ -196,10 +210,10 @@ def _lead(words: Sequence[Word]) -> str:
 
 
 def in_short(noisy: bool, found: Sequence[Answer]) -> str:
-    """All answers in a sentence."""
-    labels = "a tenth of the labels drawn at random" if noisy else "the labels as they are"
-    each = (f"{answer.question} *{answer.short}*" for answer in found)
-    return f"Is BPGrad's feedback worth anything, with {labels}? {'. '.join(each)}."
+    """All answers in a sentence; where they are one in test error and objective, once."""
+    labels = "a tenth of the labels drawn at random" if noisy else "labels as they are"
+    each = (f"{answer.topic} *{answer.brief}*" for answer in found)
+    return f"What BPGrad's feedback adds ({labels}): {'; '.join(each)}."
 
 
 def together(found: Mapping[bool, Sequence[Answer]]) -> str:

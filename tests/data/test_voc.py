@@ -169,6 +169,7 @@ def test_the_division_of_2012(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         voc.segmentation(tmp_path, 2012)
     monkeypatch.setattr(voc, "VALIDATION_2012", 3)
     monkeypatch.setattr(voc, "TRAINED_2012", 4)
+    monkeypatch.setattr(voc, "TRAINED_2012_ALONE", 2)
     for sbd, names in ((True, "abst"), (False, "ab")):
         train, validation = voc.segmentation(tmp_path, 2012, sbd=sbd)
         assert [pair.name for pair in validation] == ["c", "d", "e"]
@@ -176,6 +177,12 @@ def test_the_division_of_2012(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert all(voc.VOC2012 in str(pair.mask) for pair in validation)
     assert not voc.WHOLE_2012.is_absent(tmp_path)
     assert voc.WHOLE_2011.is_absent(tmp_path)
+    with pytest.raises(DataError, match="VOC2012/SegmentationClass"):
+        voc.WHOLE_2012.verify(tmp_path)  # as 2012: of 2011 the lists would be missing
+    (tmp_path / voc.SBD / "train.txt").unlink()
+    assert len(voc.segmentation(tmp_path, 2012, sbd=False)[0]) == 2
+    with pytest.raises(DataError, match=r"sbd/train.txt is missing"):
+        voc.segmentation(tmp_path, 2012)
 
 
 def test_missing_lists_say_what_to_unpack(tmp_path: Path) -> None:

@@ -225,10 +225,13 @@ def test_the_page_says_where_the_labels_change_the_answer() -> None:
 
 
 def test_the_opening_has_all_five_answers_in_a_sentence() -> None:
-    words = answers.in_short(True, five(constant=shuffled(25.0, 3.0)))
-    assert words.startswith("Is BPGrad's feedback worth anything, with a tenth of the labels drawn")
-    assert [answer.question in words for answer in five()] == [True] * 5
-    assert "Is the decay worth anything? *test error: something, better" in words
+    found = five(constant=shuffled(25.0, 3.0), linear=shuffled(24.0, 0.4))
+    words = answers.in_short(True, found)
+    assert words.startswith("What BPGrad's feedback adds (a tenth of the labels drawn at random): ")
+    assert "; the decay *something, better*; " in words
+    assert [answer.topic in words for answer in found] == [True] * 5
+    assert "*test error: no one answer" in words  # where error and objective differ, both
+    assert len(words.split()) < 90
 
 
 # -- all of it, small ----------------------------------------------------------------------------
@@ -279,7 +282,7 @@ def test_from_the_first_run_to_the_page(tmp_path: Path, monkeypatch: pytest.Monk
     assert opening == answers.in_short(True, five())
     text = feedback.show(folder, tmp_path, tmp_path)
     assert text == feedback.show(folder, tmp_path, tmp_path)
-    assert text.startswith("1. **Does reacting to one's own loss")
+    assert text.startswith(f"- {opening}\n\n1. **Does reacting to one's own loss")
     assert "| (iv) replay | " in text
     rows = list(csv.DictReader((tmp_path / "feedback.csv").open()))
     assert {row["labels"] for row in rows} == {"noisy"}

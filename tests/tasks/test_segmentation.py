@@ -17,7 +17,12 @@ from bpgrad.data.voc import Pair
 from bpgrad.errors import ConfigError, DataError
 from bpgrad.models.fcn32s import FCN32s
 from bpgrad.tasks.pictures import segmented
-from bpgrad.tasks.segmentation import ReducedVocSegmentation, Segmentation, VocSegmentation
+from bpgrad.tasks.segmentation import (
+    ReducedVocSegmentation,
+    Segmentation,
+    Voc2012Segmentation,
+    VocSegmentation,
+)
 from bpgrad.tasks.task import Context
 from bpgrad.training.config import load, task_options
 from bpgrad.training.trainer import train
@@ -314,8 +319,10 @@ def test_the_scale_chooses_the_edition() -> None:
     }
     with pytest.raises(ConfigError, match=r"unknown task.form"):
         load(["task=voc_segmentation", "scale=reduced", "task.form=caffe"])
-    with pytest.raises(ConfigError, match=r"task\.year"):
-        load(["task=voc_segmentation", "task.year=2010"])
+    of_2012 = load(["task=voc2012_segmentation", "solver=bpgrad"])
+    assert of_2012.task["target"].endswith(Voc2012Segmentation.__name__)
+    assert task_options(of_2012) == task_options(paper)
+    assert (of_2012.epochs, of_2012.solver["lipschitz"]) == (50, 500)
 
 
 def test_caffe_s_form_has_caffe_s_settings() -> None:
@@ -327,12 +334,13 @@ def test_caffe_s_form_has_caffe_s_settings() -> None:
 
 def test_missing_data_is_one_line(tmp_path: Path) -> None:
     context = Context(ONE, tmp_path, seed=0, batch_size=20)
-    for edition, words in ((VocSegmentation, "VOC2011"), (ReducedVocSegmentation, "VOC2007")):
+    for edition, words in (
+        *((VocSegmentation, "VOC2011"), (Voc2012Segmentation, "VOC2012")),
+        (ReducedVocSegmentation, "VOC2007"),
+    ):
         with pytest.raises(DataError, match=words) as refused:
             edition(context)
         assert "\n" not in str(refused.value)
-    with pytest.raises(DataError, match="VOC2012"):
-        VocSegmentation(context, year=2012)
 
 
 def test_a_picture_has_three_panels_and_a_legend() -> None:

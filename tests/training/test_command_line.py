@@ -300,7 +300,7 @@ def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path: Path) -> No
 def test_help_lists_groups_and_common_keys(tmp_path: Path) -> None:
     shown = run_process(["--help"], tmp_path).stdout
     for words in (
-        "task: cifar10, digits, imagenet, imagenette, mnist, voc_detection, voc_segmentation",
+        "task: cifar10, digits, imagenet, imagenette, mnist, voc2012_segmentation, voc_detection, ",
         "solver: adadelta,",
         "solver.lipschitz",
         "seed=0",
@@ -324,7 +324,7 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, debug: str) -> N
     with pytest.raises(SystemExit):
         run_command(lambda: None)
     where = "data.py", 3
-    told = warnings.formatwarning(UserWarning("2 images are grey"), UserWarning, *where)
-    assert told.startswith("warning: 2 images are grey\n") is (debug == "0")
+    told = warnings.formatwarning(UserWarning("2 images\n  are grey"), UserWarning, *where)
+    assert (told == "warning: 2 images are grey\n") is (debug == "0")
     old = warnings.formatwarning(DeprecationWarning("old"), DeprecationWarning, *where)
     assert old.startswith("data.py:3: DeprecationWarning: old\n")

@@ -64,7 +64,8 @@ def test_a_choice_that_is_no_name_is_told_with_the_choices(choice: str) -> None:
 
 def test_every_task_and_solver_named_in_the_design_is_there() -> None:
     recognition = ("digits", "mnist", "cifar10", "imagenet", "imagenette")
-    assert set(TASKS) == {*recognition, "voc_detection", "voc_segmentation"}
+    voc = "voc_detection", "voc_segmentation", "voc2012_segmentation"
+    assert set(TASKS) == {*recognition, *voc}
     assert set(SOLVERS) == {
         *("bpgrad", "bpgrad_released", "adagrad", "adadelta", "rmsprop", "adam", "eve", "sgd")
     }

@@ -163,7 +163,7 @@ def _sweep(comparison: Comparison) -> Iterator[str]:
             yield f"Beside the settings, and none of them: {label}, whose {title} is {value}."
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Factor:
     """By what factor a setting may change; more, perhaps, where the settings end before."""
 
@@ -171,14 +171,15 @@ class Factor:
     more: bool = False
 
     def __str__(self) -> str:
-        return f"{self.value:.2g}{' or more' if self.more else ''}"
+        return f"{float(f'{self.value:.2g}'):g}{' or more' if self.more else ''}"
 
 
 def factors(comparison: Comparison) -> tuple[dict[str, Factor], int]:
     """By what factor a solver's setting may change that the error stays near its best, and n.
 
-    Of the mean error after the last epoch over the seeds that all of them have run, n of them. A
-    run that diverged has the error of guessing; a solver of which all did is not there.
+    Of the mean error at the end over the seeds that all of these have run, n of them. A run that
+    diverged has the error of guessing; a solver of which all did, or some lack the error, is not
+    there, and neither is one whose settings are not all positive.
     """
     column = f"val_{list(comparison.metrics)[1]}"
     by_label: dict[str, dict[int, float]] = {label: {} for label in comparison.solvers}
@@ -186,21 +187,21 @@ def factors(comparison: Comparison) -> tuple[dict[str, Factor], int]:
         if "diverged" in run.meta:
             by_label[run.solver][run.seed] = GUESSING
         elif run.finished:
-            by_label[run.solver][run.seed] = float(run.rows[column].iloc[-1])
+            by_label[run.solver][run.seed] = ending(run, comparison, column)
     complete = {
         solver: {setting: by_label[label] for setting, label in labels.items()}
         for solver, labels in labels_by_setting(comparison).items()
-        if all(by_label[label] for label in labels.values())
+        if all(by_label[label] for label in labels.values()) and min(labels) > 0
     }
     seeds = [set(column) for columns in complete.values() for column in columns.values()]
     common = sorted(set.intersection(*seeds)) if seeds else []
     found: dict[str, Factor] = {}
     for solver, columns in complete.items() if common else ():
         errors = np.array([np.mean([c[seed] for seed in common]) for c in columns.values()])
-        if errors.min() < GUESSING:
-            value = 10 ** width(np.log10(list(columns)), errors)
-            ends = min(errors[0], errors[-1]) <= errors.min() + NEAR
-            found[solver] = Factor(value, bool(ends))
+        if errors.min() < GUESSING and np.isfinite(errors).all():
+            near, best = errors <= errors.min() + NEAR, int(errors.argmin())
+            ends = near[: best + 1].all() or near[best:].all()
+            found[solver] = Factor(10 ** width(np.log10(list(columns)), errors), bool(ends))
     return found, len(common)
 
 

@@ -17,6 +17,7 @@ TASK_TITLES = {
     "imagenette": "Imagenette (reduced)",
     "voc_detection": "VOC 2007 detection",
     "voc_segmentation": "VOC 2011 segmentation",
+    "voc2012_segmentation": "VOC 2012 segmentation",
 }
 
 

@@ -76,8 +76,13 @@ function openTarget() {
 }
 
 // On paper there is nothing to unfold.
+let unfolded = [];
 addEventListener("beforeprint", () => {
-  for (const more of document.querySelectorAll(".more")) more.open = true;
+  unfolded = [...document.querySelectorAll(".more:not([open])")];
+  for (const more of unfolded) more.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const more of unfolded) more.open = false;
 });
 addEventListener("hashchange", openTarget);
 openTarget();

@@ -116,5 +116,29 @@ def test_factors_are_over_the_seeds_that_all_settings_have(tmp_path: Path) -> No
         "A": Factor(pytest.approx(10 ** (1 + 1 / 5)), more=True),  # 22: a fifth on from 21 to 26
         "B": Factor(pytest.approx(10 ** (2 / 80)), more=True),
     }
-    assert [str(Factor(2.24)), str(Factor(24.1, more=True))] == ["2.2", "24 or more"]
+    shown = [str(f) for f in (Factor(2.24), Factor(24.1, more=True), Factor(1000.0))]
+    assert shown == ["2.2", "24 or more", "1000"]
     assert factors(compare(make_run(tmp_path, "A, lr = 1", done=1))) == ({}, 0)
+
+
+def test_a_factor_is_or_more_where_the_best_reaches_the_end_of_the_settings(tmp_path: Path) -> None:
+    """The error is 20/3 of the level; that at an end counts only if all up to there are near."""
+
+    def found(*errors: float) -> Factor:
+        runs = [
+            make_run(tmp_path / f"{errors}", f"A, lr = {10**k}", level=0.15 * error)
+            for k, error in enumerate(errors)
+        ]
+        return factors(compare(*runs))[0]["A"]
+
+    assert not found(21, 30, 20, 30, 40).more
+    assert found(21, 21.5, 20, 30, 40).more
+    assert found(40, 30, 20, 21).more
+    assert not found(30, 20, 30).more
+
+
+def test_what_has_no_factor(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, label) for label in ("A, μ = 0", "A, μ = 1", "B, L = 1", "B, L = 2")]
+    object.__setattr__(runs[2], "rows", runs[2].rows.drop(columns="val_top1_error"))
+    assert factors(compare(*runs)) == ({}, 1)
+    assert "| B | L = 2 |" in answer("sweep", compare(*runs))

@@ -148,6 +148,8 @@ def test_on_paper_everything_is_there(tab: Page, path: Path) -> None:
     assert tab.evaluate(table) is False
     tab.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert tab.evaluate(table) is True
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.evaluate(table) is False
 
 
 # What a screen reader needs; axe-core, where AXE names its file, looks for far more.
@@ -186,11 +188,21 @@ def test_it_is_accessible(tab: Page, path: Path, dark: bool) -> None:
 REPORT = Path(__file__).parents[3] / "results" / "index.html"
 
 
+@pytest.mark.parametrize("shown", ["made up", "committed"])
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
-def test_the_first_screen_reaches_the_claims(tab: Page, width: int, height: int) -> None:
-    tab.open(REPORT, width=width, height=height)
+def test_the_first_screen_reaches_the_claims(
+    tab: Page, path: Path, width: int, height: int, shown: str
+) -> None:
+    tab.open(path if shown == "made up" else REPORT, width=width, height=height)
     bottom = tab.evaluate("document.querySelector('.claims li').getBoundingClientRect().bottom")
     assert bottom < height
+
+
+def test_a_section_shows_no_table(tab: Page, path: Path) -> None:
+    tab.open(path, width=1280)
+    tables = "[...document.querySelectorAll('#figure7 table, #study table')]"
+    assert tab.evaluate(f"{tables}.length") == 5  # two of them of records
+    assert tab.evaluate(f"{tables}.filter(t => t.checkVisibility()).length") == 0
 
 
 def test_the_report_is_read_in_a_few_minutes(tab: Page) -> None:
