@@ -93,8 +93,8 @@ def _or_first(value: float) -> float:
 CLAIMS = (
     Claim(
         "C17",
-        "in detection BPGrad's training loss is above Adam's, its mAP equal, its AP the best on 11 "
-        "of 20 classes",
+        "in detection BPGrad's loss is above Adam's, its mAP equal, its AP the best on 11 of 20 "
+        "classes",
         "loss above; mAP within 0.5 points; best or tied, to one decimal, on at least 11 classes "
         "and strictly best on at least 10",
         (DETECTION,),

@@ -112,8 +112,7 @@ def c16(evidence: Evidence) -> Verdict:
 CLAIMS = (
     Claim(
         "C10",
-        "momentum 0.9 is much better than 0 in training objective and test error, on both data "
-        "sets",
+        "momentum 0.9 is much better than 0, in training objective and test error",
         "objective at least 1.5 times lower, test error lower",
         MOMENTUM_MATTERS,
         c10,
@@ -141,7 +140,7 @@ CLAIMS = (
     ),
     Claim(
         "C14",
-        "BPGrad decreases the objective much faster than all others in the first few epochs",
+        "BPGrad decreases the objective much faster than all others at first",
         "mean training objective of epochs 1 to 5 at least 1.5 times below each competitor's, on "
         "both data sets",
         (MNIST, CIFAR10),
@@ -156,8 +155,8 @@ CLAIMS = (
     ),
     Claim(
         "C16",
-        "on ImageNet BPGrad has the best training and validation top-1 error, 3.2 points below "
-        "RMSProp, and converges faster",
+        "on ImageNet BPGrad has the best top-1 errors, 3.2 points below RMSProp, and converges "
+        "faster",
         "lower than each competitor's in both; validation margin to RMSProp 3.2 ± 1.0 points; mean "
         "training objective of epochs 1 to 5 lower than each competitor's",
         (IMAGENET,),

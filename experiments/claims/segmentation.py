@@ -61,16 +61,16 @@ def c20(evidence: Evidence) -> Verdict:
 CLAIMS = (
     Claim(
         "C19",
-        "in segmentation BPGrad has the best mean IU, mean accuracy and average, but not the best "
-        "pixel accuracy",
+        "in segmentation BPGrad is the best in mean IU, mean accuracy and average, not in pixel "
+        "accuracy",
         "higher than each competitor's in the three; pixel accuracy below the best competitor's",
         (SEGMENTATION,),
         c19,
     ),
     Claim(
         "C20",
-        "in segmentation BPGrad's training curve is like Adagrad's, its fluctuation on the "
-        "validation set the smallest",
+        "in segmentation BPGrad's training curve is like Adagrad's, and it fluctuates least on the "
+        "validation set",
         "final objective within 1.2 times Adagrad's, either way; smaller standard deviation of the "
         "validation objective over the last 10 epochs than each competitor's",
         (SEGMENTATION,),

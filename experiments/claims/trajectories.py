@@ -256,8 +256,8 @@ def c9(evidence: Evidence) -> Verdict:
 CLAIMS = (
     Claim(
         "C6",
-        "the step size is small and decreases, and the initial gap between the data sets is due to "
-        "L (Figure 4)",
+        "steps are small and decrease; the initial gap between the data sets is due to L "
+        "(Figure 4)",
         "in every run the median of the last epoch is below that of the first and the rank "
         "correlation of the epochs' medians is negative; the first step sizes are as 50 to 15, "
         "within 10 %",
@@ -266,8 +266,8 @@ CLAIMS = (
     ),
     Claim(
         "C7",
-        "with momentum 0.9 every step leaves what the earlier samples rule out (Eq. 4), with 0 "
-        "none does (Figure 5)",
+        "with momentum every step leaves what earlier samples rule out (Eq. 4), without it none "
+        "does (Figure 5)",
         "at every iteration, for every L, on both data sets; tolerance 1e-6 · max(f, 1). The half "
         "on momentum 0 is true by construction, up to the rounding of float32 weights",
         (FIGURE5,),

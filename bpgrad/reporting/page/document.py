@@ -22,9 +22,9 @@ COLORS = {Outcome.REPRODUCED: "green", Outcome.NOT_REPRODUCED: "red"}
 GREY = "grey"
 FIRST = "preliminary"
 JUDGED = (
-    "✓: all of its checks pass. ✗: one fails, or more. ?: the runs so far fit both. A seed is a "
-    "training with initial weights and a data order of its own, n their number. Judged by rules "
-    f"registered before the runs, on new seeds; {FIRST}: by earlier rules, on the first seeds."
+    "✓: all checks pass; ✗: one fails, or more; ?: the runs so far fit both; 3 of 6: so many "
+    "agree. A seed is a training with its own initial weights and data order. Rules were fixed "
+    f"before the runs that they judge; {FIRST}: by earlier rules, on the first seeds."
 )
 
 
@@ -84,9 +84,9 @@ class JudgedClaim:
         """
         reduced = self.reduced
         if self.shown.outcome == Outcome.NOT_RUN and reduced is not None:
-            words = how_far(reduced, self.counts)
-            return f"reduced: {reduced.outcome}, {words}" if words else ""
-        words = how_far(self.shown, self.counts)
+            words = _in_brief(reduced, self.counts)
+            return f"at reduced scale {reduced.outcome}: {words}" if words else ""
+        words = _in_brief(self.shown, self.counts)
         first = bool(words) and self.second is not None and self.shown is not self.second
         return f"{words}, {FIRST}" if first else words
 
@@ -113,6 +113,16 @@ def how_far(verdict: Verdict, counts: Counted = SEEDS) -> str:
     if verdict.outcome == Outcome.UNDECIDED and verdict.needed is not None:
         words.append(f"needs {needed_words(verdict.needed)}")
     return ", ".join(words)
+
+
+def _in_brief(verdict: Verdict, counts: Counted) -> str:
+    """How far a verdict holds, without a word on what is counted."""
+    if verdict.outcome == Outcome.NOT_RUN:
+        return ""
+    words = f"{verdict.grade or verdict.leaning}, {verdict.n} {counts[verdict.n != 1]}"
+    if verdict.outcome == Outcome.UNDECIDED and verdict.needed is not None:
+        words += f" of {needed_words(verdict.needed)}"
+    return words
 
 
 def in_words(verdict: Verdict, counts: Counted = SEEDS) -> str:

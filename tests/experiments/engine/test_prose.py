@@ -61,7 +61,7 @@ def test_the_reduced_scale_has_the_verdicts_of_that(tmp_path: Path) -> None:
     its = replace(CLAIMS[5], reduced=CLAIMS[1].verdict)
     assert its.at(True) is CLAIMS[1].verdict
     assert its.at(False) is CLAIMS[5].at(True) is CLAIMS[5].verdict
-    assert its.held == "reduced: undecided, 2 of 2 checks agree, 1 seed"
+    assert its.held == "at reduced scale undecided: 2 of 2, 1 seed"
     assert replace(its, reduced=CLAIMS[5].verdict).held == CLAIMS[5].held == ""
     run = make_run(tmp_path, "Adam")
     run.config["scale"] = {"name": "reduced"}  # type: ignore[index]
@@ -70,7 +70,7 @@ def test_the_reduced_scale_has_the_verdicts_of_that(tmp_path: Path) -> None:
 
 def test_a_claim_judged_by_the_first_rules_is_marked() -> None:
     its = replace(CLAIMS[1], second=CLAIMS[5].verdict)
-    assert its.held == "2 of 2 checks agree, 1 seed, preliminary"
+    assert its.held == "2 of 2, 1 seed, preliminary"
     assert replace(its, second=CLAIMS[1].verdict).held == CLAIMS[1].held
     assert not CLAIMS[1].held.endswith("preliminary")
 

@@ -133,7 +133,7 @@ def test_claims_are_a_list_with_colour_sign_and_numbers(document: Document, tmp_
     assert '<td data-value="0.25">0.25</td><td>1</td>' in page
     assert '<li id="C10" data-outcome="reproduced"><details><summary>' in page
     assert '<span class="tag">C10</span>' in page
-    assert '<span class="held">1 of 1 checks agree, 1 seed</span>' in page
+    assert '<span class="held">1 of 1, 1 seed</span>' in page
 
 
 def test_the_second_rules_stand_for_a_claim_once_they_have_runs() -> None:
