@@ -2,9 +2,11 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from bpgrad.records import reading
 from bpgrad.reporting import runs
@@ -26,6 +28,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def as_a_dot(figure: Figure, file: BinaryIO, *, format: str, **_: Any) -> None:
+    """In the place of a picture: drawing would take most of a report's time and reads nothing."""
+    if format == "png":
+        Image.new("RGB", (1, 1)).save(file, "png", dpi=(72, 72))
+    else:
+        file.write(b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["status", "verdict", "report"])
 def test_a_record_is_read_once_and_a_setting_composed_once_whatever_its_seeds(
@@ -33,6 +43,7 @@ def test_a_record_is_read_once_and_a_setting_composed_once_whatever_its_seeds(
 ) -> None:
     monkeypatch.chdir(filled)
     monkeypatch.setattr(runs, "_looked_at", {})  # each command is a process of its own
+    monkeypatch.setattr(Figure, "savefig", as_a_dot)
     of: dict[str, Counter[Any]] = {}
 
     def count(name: str, module: Any, function: str) -> None:
