@@ -17,7 +17,7 @@ from bpgrad.reporting.runs import Comparison
 LEAD = """\
 BPGrad ([Zhang, Wu and Wang, CVPR 2018](https://arxiv.org/abs/1711.06959)) trains networks with
 steps as long as the current loss over a constant *L*. This leads to the global minimum, its authors
-say; here their claims are tried again."""
+say; here their claims are tested."""
 OURS = "BPGrad, μ = 0.9"
 # What the paper compares with; the others of Figure 7 are variants, or added here.
 RIVALS = ("Adagrad", "Adadelta", "RMSProp", "Adam", "Eve")
@@ -46,14 +46,14 @@ def _endings(comparisons: Comparisons) -> Iterator[str]:
         best = min(rivals, key=lambda solver: rivals[solver])
         n = _seeds(len(seeds))
         if any(set(column) != seeds for column in errors.values()):
-            n += " that all have run"
+            n += " in common"
         words.append(
             f"{text_of(_mean(errors[OURS], seeds), metric)} % on {task_title(task)} (best of "
             f"the paper's {len(rivals)} others, {best}: {text_of(rivals[best], metric)} %; "
             f"{n})"
         )
     if words:
-        yield f"BPGrad (μ = 0.9) ends with a test error of {' and '.join(words)}."
+        yield f"BPGrad (momentum 0.9) ends with a test error of {' and '.join(words)}."
 
 
 def _setting(comparisons: Comparisons) -> Iterator[str]:

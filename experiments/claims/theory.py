@@ -108,7 +108,7 @@ CLAIMS = (
         "premise is true on at least 5 % of them",
         (THEOREMS,),
         c2,
-        counts=("function", "functions"),
+        counts=("function or more", "functions or more"),
     ),
     Claim(
         "C3",

@@ -305,8 +305,10 @@ resumed.finish({}, exit_code=3, pictures={"one": drawn.getvalue()})
     assert not any((first / "files").iterdir())
 
 
+# A slow machine takes seconds to start wandb: whoever waits for a timeout takes minutes here.
 TIMED = """
 import wandb
+wandb_mirror.INIT_TIMEOUT_S = 120.0
 start = time.perf_counter()
 run = mirror("online", past_rows=ROWS)
 print(time.perf_counter() - start)
@@ -323,7 +325,7 @@ def assert_fell_back_to_offline(out: str, errors: str, folder: Path, reason: str
     assert errors.endswith(f"wandb sync {last}\n")
     assert errors.count("\n") == 1
     assert_same_rows(rows(last), [*ROWS, ROW_4])
-    assert float(out) < 5
+    assert float(out) < 60
 
 
 @pytest.mark.parametrize(
@@ -390,7 +392,7 @@ print(time.perf_counter() - start)
         assert [upsert[key] for key in ("host", "program", "repo", "commit")] == [None] * 4
 
     *_, last = run_directories(tmp_path)
-    assert float(out) < 10
+    assert float(out) < 30  # FINISH_TIMEOUT_S unless set
     assert errors == (
         "warning: W&B did not finish (Timed out finishing run.); "
         f"publish with: wandb sync --include-online {last}\n"

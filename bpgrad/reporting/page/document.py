@@ -22,9 +22,10 @@ COLORS = {Outcome.REPRODUCED: "green", Outcome.NOT_REPRODUCED: "red"}
 GREY = "grey"
 FIRST = "preliminary"
 JUDGED = (
-    "✓: all checks pass; ✗: one fails, or more; ?: the runs so far fit both; 3 of 6: so many "
-    "agree. A seed is a training with its own initial weights and data order. Rules were fixed "
-    f"before the runs that they judge; {FIRST}: by earlier rules, on the first seeds."
+    "✓: all checks pass; ✗: one fails, or more; ?: too few runs to tell. 3 of 6: so many checks "
+    "come out the paper's way, which under ? may be chance. A seed is a training with its own "
+    "initial weights and data order. Rules were fixed before the runs that they judge; "
+    f"{FIRST}: by the rules before these, on the first seeds."
 )
 
 
