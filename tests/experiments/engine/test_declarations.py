@@ -380,7 +380,7 @@ def test_the_reduced_scale_of_imagenette_is_the_reduced_edition() -> None:
 
 
 def test_the_budget_of_the_reduced_edition_on_imagenette() -> None:
-    """Five settings a solver around the table's, in its schedule, with a seed it does not have."""
+    """Three settings a solver or more, one the table's, with a seed that the table does not have."""
     tuning, table = declared("table1_tuning-reduced"), declared("table1-reduced")
     assert (tuning.seeds, tuning.shows, tuning.report, tuning.averaged) == ((0,), "sweep", False, 1)
     assert not set(tuning.seeds) & set(table.seeds)
@@ -392,7 +392,7 @@ def test_the_budget_of_the_reduced_edition_on_imagenette() -> None:
     chosen = {one.label: one.set for one in table.solvers if "(" not in one.label}
     assert set(found) == set(chosen)
     for label, settings in found.items():
-        assert len(set(settings)) >= 5
+        assert len(set(settings)) >= 3
         assert chosen[label] in settings
 
 
