@@ -198,6 +198,14 @@ def test_the_first_screen_reaches_the_claims(
     assert bottom < height
 
 
+def test_what_a_narrow_screen_cuts_off_fades(tab: Page, path: Path) -> None:
+    fade = "getComputedStyle(document.querySelector('{}')).getPropertyValue('--fade')"
+    for width, expected in ((390, "48px"), (1280, "0px")):
+        tab.open(path, width=width)
+        assert tab.evaluate(fade.format("#figure7 .picture")) == expected
+        assert tab.evaluate(fade.format(".picture.small")) == "0px"
+
+
 def test_a_section_shows_no_table(tab: Page, path: Path) -> None:
     tab.open(path, width=1280)
     tables = "[...document.querySelectorAll('#figure7 table, #study table')]"
