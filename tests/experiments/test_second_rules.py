@@ -375,6 +375,15 @@ def test_imagenet(changes: dict[str, float], outcome: Outcome, reduced: Outcome)
         assert len(moving) == 5
         expected_mean = pytest.approx(values["RMSProp"]["val_top1_error"], rel=2e-3)
         assert moving["RMSProp: validation error, moving statistics"] == expected_mean
+        rows = [r.rows for r in found.comparisons[name, task].runs if r.solver == "RMSProp"]
+        last = {n.name: n.value for n in verdict.numbers if "last epoch" in n.name}
+        assert len(last) == 10
+        for part, column in (
+            ("validation", "val_top1_error_reestimated"),
+            ("training", "train_top1_error"),
+        ):
+            ends = float(np.mean([row[column].iloc[-1] for row in rows]))
+            assert last[f"RMSProp: {part} error at the last epoch"] == pytest.approx(ends)
     object.__setattr__(each, "config", {"scale": {"name": "smoke"}})
     with pytest.raises(RecordError, match=r"scale=smoke; .* judged by runs of scale=reduced"):
         judge("C16", found, reduced=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -141,7 +142,7 @@ def grid(comparison: Comparison, printed: Printed | None = None) -> Grid:
                     text_of(mean, metric) + ("" if pd.isna(std) else f" ± {_std(std, metric)}"),
                     float(mean),
                     tuple(text_of(ending(run, comparison, column), metric) for run in runs),
-                    best[column] == solver,
+                    solver in best[column],
                     "" if paper is None else _as_printed(paper, metric),
                     "" if paper is None else _difference(mean - paper, metric),
                 )
@@ -188,16 +189,22 @@ def text_of(value: float, metric: Metric) -> str:
     return f"{value:{'.2f' if metric.unit == '%' else '#.4g'}}"
 
 
-def _best(comparison: Comparison, column: str, metric: Metric) -> str | None:
+def _best(comparison: Comparison, column: str, metric: Metric) -> Collection[str]:
+    """The best solver of a column, and those that are the same by another name: its very runs."""
     if not metric.compared or not all(run.finished for run in comparison.runs):
-        return None  # what is still missing might be better
+        return ()  # what is still missing might be better
+    named: dict[tuple[Path, ...], list[str]] = {}
+    for solver in comparison.solvers:
+        runs = comparison.finished(solver)
+        named.setdefault(tuple(run.directory for run in runs), []).append(solver)
     values = {
-        solver: by_seed(
-            (run.seed, ending(run, comparison, column)) for run in comparison.finished(solver)
+        names[0]: by_seed(
+            (run.seed, ending(run, comparison, column)) for run in comparison.finished(names[0])
         )
-        for solver in comparison.solvers
+        for names in named.values()
     }
-    return best_in_column(values, higher_is_better=metric.higher_is_better)
+    best = best_in_column(values, higher_is_better=metric.higher_is_better)
+    return next((names for names in named.values() if names[0] == best), ())
 
 
 def _with_unit(metric: Metric) -> str:

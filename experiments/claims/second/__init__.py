@@ -53,13 +53,12 @@ RULES = {
 }
 
 
-def _with_moving(rule: Rule) -> Rule:
-    """The same rule, with the errors by the moving statistics beside."""
+def _with_more(rule: Rule) -> Rule:
+    """The same rule, with what decides nothing beside."""
 
     def check(evidence: Evidence) -> Verdict:
         verdict = rule.check(evidence)
-        beside = recognition.moving(evidence)
-        return replace(verdict, numbers=(*verdict.numbers, *beside))
+        return replace(verdict, numbers=(*verdict.numbers, *recognition.beside(evidence)))
 
     return replace(rule, check=check)
 
@@ -73,4 +72,4 @@ REDUCED_RULES = {
     ),
     **{name: _over_seeds(name, reduced=True) for name in AT_REDUCED_SCALE},
 }
-REDUCED_RULES["C16"] = _with_moving(REDUCED_RULES["C16"])
+REDUCED_RULES["C16"] = _with_more(REDUCED_RULES["C16"])

@@ -68,6 +68,11 @@ def mean_of_last(column: str) -> Of:
     return lambda run: float(values_of(run, column)[-LAST:].mean())
 
 
+def last_of(column: str) -> Of:
+    """That of the last epoch."""
+    return lambda run: float(values_of(run, column)[-1])
+
+
 def log_of_last(column: str) -> Of:
     """The logarithm of the geometric mean over the last five epochs."""
     return lambda run: float(_log(values_of(run, column)[-LAST:]).mean())

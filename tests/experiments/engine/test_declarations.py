@@ -380,7 +380,7 @@ def test_the_reduced_scale_of_imagenette_is_the_reduced_edition() -> None:
 
 
 def test_the_budget_of_the_reduced_edition_on_imagenette() -> None:
-    """Three settings a solver or more, one the table's, with a seed that the table does not have."""
+    """Three settings a solver or more, one the table's, with a seed that it does not have."""
     tuning, table = declared("table1_tuning-reduced"), declared("table1-reduced")
     assert (tuning.seeds, tuning.shows, tuning.report, tuning.averaged) == ((0,), "sweep", False, 1)
     assert not set(tuning.seeds) & set(table.seeds)

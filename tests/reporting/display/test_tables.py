@@ -127,6 +127,20 @@ def test_what_is_not_compared_has_no_best(tmp_path: Path) -> None:
     assert "**" in text  # of the objective
 
 
+def test_the_best_may_have_two_names(tmp_path: Path) -> None:
+    """A row with another's very runs is no rival of it: what was chosen is the paper's setting."""
+    best, other = (
+        [make_run(tmp_path, solver, seed, level=level * (1 + 0.01 * seed)) for seed in range(3)]
+        for solver, level in (("Adam", 1.0), ("SGD", 2.0))
+    )
+    twins = [replace(run, solver="the paper's") for run in best]
+    shown = compare(*best, *other, *twins)
+    text = as_markdown("A title", [shown])
+    for solver in ("Adam", "the paper's"):
+        assert "**" in cells(text, solver)[-3]
+    assert "**" not in cells(text, "SGD")[-3]
+
+
 def test_runs_that_collapsed_are_named(tmp_path: Path) -> None:
     record = make_record(tmp_path, "Adam")
     rows = [row | {"val_collapsed": float(row["epoch"] == 3)} for row in record.rows()]
