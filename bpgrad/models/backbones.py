@@ -53,8 +53,8 @@ class Fire(nn.Module):
 def squeezenet_trunk(*, padding: int = 1) -> nn.Sequential:
     """SqueezeNet 1.1's features: 512 channels at a sixteenth of the input's size.
 
-    It was trained with `padding` 0 in the first convolution, which gives a smaller grid; with 1 the
-    cells lie as VGG-16's do.
+    It was trained with `padding` 0 in the first convolution, which gives a smaller grid; with 1
+    there are as many cells as VGG-16 has, each centred 6.5 pixels further right and below.
     """
     layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 2, padding=padding), nn.ReLU(inplace=True)]
     width = 64

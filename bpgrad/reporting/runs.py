@@ -61,7 +61,7 @@ class Run:
 
     @property
     def collapsed(self) -> bool:
-        """Whether it ended within a point of calling everything background."""
+        """Whether it ended by calling next to nothing anything but background."""
         return bool(len(self.rows) and self.rows.iloc[-1].get("val_collapsed", 0) > 0)
 
     @property

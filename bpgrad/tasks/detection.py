@@ -38,6 +38,7 @@ from bpgrad.tasks.voc import OnVoc, as_list, check_shares, divided
 from bpgrad.tasks.voc_results import coco_results, devkit_files
 
 COLLAPSED = 1.0  # % of the regions that show an object which are called anything but background
+BACKGROUND_MAP = 5.0  # %: what scores reach by their order where all is called background
 HEAD_BATCH = 512  # regions that are put through the head at once
 EVAL_BATCH = 2
 PICTURES, SHOWN_SCORE = 4, 0.5
@@ -70,7 +71,7 @@ class Detection(OnVoc):
     Each epoch the objective of the images to judge by, over regions that are the same in every
     epoch. In each of the last `judged_last` epochs their detections: `map` and the others.
     `collapsed` is 1 where all but a hundredth of those regions that show an object are called
-    background.
+    background and, where it is measured, `map` is not above 5 either.
 
     Args:
         context: Of the trainer.
@@ -238,6 +239,7 @@ class Detection(OnVoc):
                 lambda: detections.metrics(its, self.truth, len(self.judged))
             )
             found["ceiling"] = self.ceiling
+            found["collapsed"] *= found.get("map", 0.0) <= BACKGROUND_MAP  # none without an object
         return found
 
     def evaluate_training(self, model: nn.Module) -> dict[str, float]:

@@ -34,7 +34,7 @@ COUNTERS = {
 }
 
 # What `val_collapsed` means, which tasks record that can end so.
-COLLAPSED = "collapsed to background: the scores are within a point of finding nothing at all"
+COLLAPSED = "collapsed to background: next to nothing is called anything else"
 
 
 def reservations(result: Mapping[str, Any]) -> Iterator[str]:

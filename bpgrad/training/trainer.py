@@ -154,7 +154,7 @@ class _Run:
         if cfg.step == "graph" and self.iterations.obstacle:
             self._say(f"step=graph: eager all the same; {self.iterations.obstacle}")
         hashes["batch_order_sha256"] = hashlib.sha256(order.numpy().tobytes()).hexdigest()
-        preprocessed = "sha256", self.task.data_key or id(self.task)
+        preprocessed = "sha256", self.task.data_key or object()
         hashes["preprocessed_sha256"] = shared(
             preprocessed, lambda: tensors_sha256(self.task.preprocessed())
         )

@@ -64,7 +64,7 @@ def _best_classes(evidence: Evidence, *, ties: bool) -> dict[int, float]:
         for seed in first:
             if all(seed in other for other in others):
                 ap, best = round(first[seed], 1), max(round(other[seed], 1) for other in others)
-                counts[seed] = counts.get(seed, 0) + (ap > best or (ties and ap == best))
+                counts[seed] = counts.get(seed, 0) + (ap > best or (ties and ap == best > 0))
     return counts
 
 

@@ -447,6 +447,10 @@ def test_the_classes_with_the_best_precision() -> None:
     assert counts(ties=False, adam=59.96) == {1: 10, 2: 10, 3: 10}
     assert counts(ties=False, adam=59.94) == {1: 11, 2: 11, 3: 11}
     assert counts(ties=False, lost=(2,)) == {1: 10, 2: 20, 3: 10}
+    unseen = voc_detection(n=3)  # what nobody detects has no best
+    for run in unseen.comparisons[place].runs:
+        run.rows["val_ap_diningtable"] = 0.04
+    assert voc._best_classes(unseen, voc.DETECTION, ties=True) == {1: 10, 2: 10, 3: 10}
     absent = voc_detection(n=3)
     runs = absent.comparisons[place].runs
     kept = tuple(r for r in runs if (r.solver, r.seed) != ("Adam", 3))

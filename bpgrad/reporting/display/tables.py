@@ -136,7 +136,7 @@ def notes(comparison: Comparison, table: Grid | None = None) -> Iterator[str]:
         runs = ", ".join(f"{run.solver} seed {run.seed}" for run in collapsed)
         yield (
             f"Collapsed to background, which is a failure of the setting and no value: {runs}. "
-            "Within a point of finding nothing at all."
+            "Next to nothing is called anything else."
         )
     missing = [run for run in comparison.runs if not run.finished]
     waiting = [run for run in missing if not (run.meta or run.damage)]
