@@ -202,6 +202,8 @@ def test_what_a_narrow_screen_cuts_off_fades(tab: Page, path: Path) -> None:
     fade = "getComputedStyle(document.querySelector('{}')).getPropertyValue('--fade')"
     for width, expected in ((390, "48px"), (1280, "0px")):
         tab.open(path, width=width)
+        for _ in range(2):  # what can be scrolled is known once it has been drawn
+            tab.call("Page.captureScreenshot", format="png")
         assert tab.evaluate(fade.format("#figure7 .picture")) == expected
         assert tab.evaluate(fade.format(".picture.small")) == "0px"
 
