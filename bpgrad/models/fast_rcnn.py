@@ -1,7 +1,6 @@
 """Fast R-CNN on VGG-16 (the paper's) and on SqueezeNet 1.1 (reference §6)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,37 +14,9 @@ from bpgrad.models.backbones import (
     squeezenet_trunk,
     vgg16_trunk,
 )
+from bpgrad.models.regions import CELLS, MaxPooled, max_pooled
 
 CLASSES = 21  # background last
-CELLS = 7
-STRIDE = 16
-
-
-class MaxPooled(torch.autograd.Function):
-    """torchvision's roi_pool, with a gradient that is deterministic on a GPU too.
-
-    torchvision's adds atomically there, and raises where determinism is asked for.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, regions: Tensor) -> Tensor:
-        import torchvision  # noqa: F401  its operators; slow, and checking settings does not need it
-
-        found, places = torch.ops.torchvision.roi_pool(features, regions, 1 / STRIDE, CELLS, CELLS)
-        ctx.save_for_backward(places, regions[:, 0].long())
-        ctx.shape = features.shape
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        places, images = ctx.saved_tensors
-        n, channels, height, width = ctx.shape
-        # Of the place in its plane, −1 in an empty cell, to that in all features.
-        planes = images[:, None] * channels + torch.arange(channels, device=gradient.device)
-        index = planes[:, :, None, None] * (height * width) + places.clamp(min=0)
-        values = torch.where(places >= 0, gradient, 0).flatten()
-        found = gradient.new_zeros(n * channels * height * width)
-        return found.index_add_(0, index.flatten(), values).view(ctx.shape), None
 
 
 class FastRcnn(nn.Module):
@@ -124,7 +95,11 @@ class FastRcnn(nn.Module):
         # autocast would have the features back in half precision, which the operator does not take.
         with torch.autocast(features.device.type, enabled=False):
             zero_based = regions.float() - regions.new_tensor([0, 1, 1, 1, 1]).float()
-            found = MaxPooled.apply(features.float().contiguous(), zero_based)
+            features = features.float()
+            if features.device.type == "cpu" and not torch.is_grad_enabled():
+                found = max_pooled(features, zero_based)
+            else:
+                found = MaxPooled.apply(features.contiguous(), zero_based)
         return self.scale * found.flatten(1)
 
     def lr_multipliers(self) -> dict[str, float]:

@@ -23,13 +23,8 @@ from bpgrad.errors import ConfigError
 from bpgrad.metrics import Metric
 from bpgrad.metrics.voc import Detections
 from bpgrad.models.backbones import freeze_blocks
-from bpgrad.models.fast_rcnn import (
-    STRIDE,
-    FastRcnn,
-    losses,
-    squeezenet_fast_rcnn,
-    vgg16_fast_rcnn,
-)
+from bpgrad.models.fast_rcnn import FastRcnn, losses, squeezenet_fast_rcnn, vgg16_fast_rcnn
+from bpgrad.models.regions import STRIDE
 from bpgrad.tasks import detections
 from bpgrad.tasks.detections import KEPT, Thresholds
 from bpgrad.tasks.pictures import Shown, detected
@@ -39,7 +34,7 @@ from bpgrad.tasks.voc_results import coco_results, devkit_files
 
 COLLAPSED = 1.0  # % of the regions that show an object which are called anything but background
 BACKGROUND_MAP = 5.0  # %: what scores reach by their order where all is called background
-HEAD_BATCH = 512  # regions that are put through the head at once
+HEAD_BATCH = 256  # regions at once through the head: 25 MB of pooled features
 EVAL_BATCH = 2
 PICTURES, SHOWN_SCORE = 4, 0.5
 RECORDED = 100_000  # bytes of what a committed record keeps of the detections

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from bpgrad.data import pretrained
 from bpgrad.data.pretrained import Preprocessing
 from bpgrad.models.backbones import squeezenet_trunk
-from bpgrad.models.fast_rcnn import MaxPooled
+from bpgrad.models.regions import MaxPooled
 from bpgrad.tasks.detection import ReducedVocDetection
 from bpgrad.tasks.segmentation import ReducedVocSegmentation
 from bpgrad.tasks.task import Context, Task
