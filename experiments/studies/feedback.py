@@ -28,7 +28,7 @@ from experiments.studies.staged import SETTINGS, Arm
 TASK, EPOCHS, HOLDOUT, NOISE = "cifar10", 30, 0.1, 0.1
 SEEDS = (1, 2, 3)  # settings are chosen by the first
 LIPSCHITZ = 12.5  # the smallest L of the range, whose values are a factor of 2 apart
-START = 2.07233  # 0.9 ln 10: what BPGrad's step is at first, times L (ρ = 0.1, ten classes)
+START = 2.07233  # 0.9 ln 10: BPGrad's step times L at the loss of guessing (ρ = 0.1, ten classes)
 LABELS = (False, True)  # noisy or not, in this order
 
 GIVEN = ("solver=bpgrad", "solver.objective=constant", "solver.rho=0", "solver.lipschitz=1")
@@ -159,6 +159,7 @@ class Runs:
 
     def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
         self.folder = folder
+        self.lost: set[Cell] = set()  # finished, but a replay waits for step sizes that are gone
         common = (f"task={TASK}", f"epochs={EPOCHS}", f"task.holdout={HOLDOUT}")
         judged = "task.judge_test=true"
         self.base = {
@@ -194,22 +195,35 @@ class Runs:
         return staged.ended(lambda found: planned(found, seeds, noisy), self.look)
 
     def recorded(self, seeds: Sequence[int], noisy: bool) -> dict[Cell, Outcome]:
-        """The same, once the step sizes that others replay have been written."""
-        found = self.found(seeds, noisy)
-        self.write_etas(found)
-        return found
+        """The same, once the step sizes that others replay have been written.
 
-    def write_etas(self, found: Found) -> None:
-        """Write η_t of every finished BPGrad run whose file is not there."""
+        A run of BPGrad whose step sizes are gone, and are still needed, counts as missing.
+        """
+        found = self.found(seeds, noisy)
+        cells = planned(found, seeds, noisy)
+        needed = {cell.source for cell in cells if cell.arm is REPLAY and cell not in found}
+        self.lost.clear()
         for cell, outcome in found.items():
-            if cell.arm is BPGRAD and not outcome.diverged and not self.eta(cell).exists():
+            if cell.arm is not BPGRAD or outcome.diverged or self.eta(cell).exists():
+                continue
+            try:
+                steps = step_sizes(self.config(cell))
                 self.eta(cell).parent.mkdir(parents=True, exist_ok=True)
-                write_array(self.eta(cell), step_sizes(self.config(cell)))
+                write_array(self.eta(cell), steps)
+            except RecordError as error:
+                if cell in needed:
+                    print(f"{error}: it is made again", flush=True)
+                    self.lost.add(cell)
+        return {cell: outcome for cell, outcome in found.items() if cell not in self.lost}
 
     def pairs(self, cells: Sequence[Cell]) -> tuple[tuple[PlannedRun, Config], ...]:
         """The runs as the engine takes them."""
         return tuple(
-            (PlannedRun(TASK, str(cell), cell.seed, ()), self.config(cell)) for cell in cells
+            (
+                PlannedRun(TASK, str(cell), cell.seed, ()),
+                replace(self.config(cell), rerun=cell in self.lost),
+            )
+            for cell in cells
         )
 
 
@@ -228,10 +242,8 @@ def step_sizes(cfg: Config) -> np.ndarray:
                 column = steps["columns"].tolist().index("step_size")
             series.append(np.load(path)[:, column])
         except (OSError, ValueError, EOFError, IndexError, KeyError) as error:
-            raise RecordError(
-                f"{path}: the step sizes of {record.name} cannot be read ({error}); bring the "
-                "folder back, or make the run again with rerun=true"
-            ) from error
+            why = f"{path}: the step sizes of {record.name} cannot be read ({error})"
+            raise RecordError(why) from error
     return np.concatenate(series).astype(np.float32)
 
 
@@ -278,23 +290,26 @@ def show(folder: Path, figures: Path, tables: Path) -> str:
         as_csv([cells for its in found.values() for cells in its.items()], runs),
     )
     first = {noisy: _answers(found[noisy], noisy) for noisy in found if found[noisy]}
-    parts = ["\n".join(f"- {answers.in_short(*each)}" for each in first.items())]
-    parts.append(answers.together(first))
+    parts = [answers.in_short(first), answers.together(first)]
     for noisy, its in found.items():
         if its:
-            labels = f"{100 * NOISE:g} % of the training labels drawn at random" if noisy else ""
-            heading = labels or "Labels as they are"
-            parts += [f"**{heading}.** {CAPTION}", _markdown(its, noisy)]
+            heading = DRAWN if noisy else "**Labels as they are.**"
+            parts += [f"{heading} {CAPTION}", _markdown(its, noisy)]
     return "\n\n".join(parts)
 
 
 def findings(folder: Path) -> list[str]:
-    """The five answers in a sentence for the labels that there are."""
+    """The five answers in a sentence."""
     runs = Runs(folder, staged.kept_overrides(folder))
     found = {noisy: runs.found(SEEDS, noisy) for noisy in LABELS}
-    return [answers.in_short(noisy, _answers(its, noisy)) for noisy, its in found.items() if its]
+    first = {noisy: _answers(its, noisy) for noisy, its in found.items() if its}
+    return [answers.in_short(first)] if first else []
 
 
+DRAWN = (
+    f"**{100 * NOISE:g} % of the training labels drawn at random**, so a tenth of those are right "
+    "again; the objective is that of the labels drawn, held-out and test images have their own."
+)
 CAPTION = (
     "Test error in % (mean of the last 5 epochs, then over seeds) by setting; **bold**: the "
     "setting with the lowest held-out error of seed 1; in brackets the number of seeds that ended, "

@@ -43,7 +43,7 @@ class Outcome:
         return tuple(v if math.isfinite(v) else math.inf for v in values)  # type: ignore[return-value]
 
 
-GUESS = GUESSING["cifar10"]
+GUESS = GUESSING["cifar10"]  # % error
 DIVERGED = Outcome(math.inf, math.inf, GUESS, math.inf, diverged=True)
 
 BySeed = Mapping[int, Outcome]
@@ -60,17 +60,30 @@ class Compared:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question, a short answer, and sentences with the numbers; `words` of all comparisons.
+    """A question, a short answer, and sentences with the numbers.
 
-    `topic` is what the question is about, in a few words, and `brief` the answer in as many.
+    `topic` is what the question is about, in a few words; `words` are those of all comparisons, by
+    outcome, and `n` the numbers of seeds that these have.
     """
 
     topic: str
     question: str
-    brief: str
     short: str
     details: tuple[str, ...]
-    words: tuple[Word, ...]
+    words: Mapping[str, tuple[Word, ...]]
+    n: tuple[int, ...]
+
+    @property
+    def brief(self) -> str:
+        """The answer in a few words: of the test error / the objective, or once if they agree."""
+        each = dict.fromkeys(_brief(words) for words in self.words.values())
+        return " / ".join(each) or "no L at which both learn"
+
+    def contradicts(self, other: Answer) -> bool:
+        """Whether the two decide an outcome, and not in the same way."""
+        pairs = ((set(words), set(other.words.get(of, ()))) for of, words in self.words.items())
+        decided = ((one - {"undecided"}, two - {"undecided"}) for one, two in pairs)
+        return any(one and two and one != two for one, two in decided)
 
 
 def compare(ours: BySeed, theirs: BySeed, points: float = POINTS) -> dict[str, Compared]:
@@ -147,36 +160,43 @@ def five(
 
 
 def _every_setting(by_setting: Mapping[str, tuple[BySeed, BySeed]]) -> Answer:
-    """BPGrad against the replay at every L at which both end."""
-    pairs = {
-        f"BPGrad against the replay (iv) at {setting}": (ours, theirs)
-        for setting, (ours, theirs) in by_setting.items()
-        if not any(o.diverged for side in (ours, theirs) for o in side.values())
-    }
-    left_out = [
-        setting
-        for setting, sides in by_setting.items()
-        if any(o.diverged for side in sides for o in side.values())
-    ]
+    """BPGrad against the replay at every L at which both end, and one of them learns."""
+    reasons = {setting: _left_out(*sides) for setting, sides in by_setting.items()}
     answer = _answer(
         "reacting to its own loss",
         "Does reacting to one's own loss add anything to the schedule that it makes?",
-        pairs,
+        {
+            f"BPGrad against the replay (iv) at {setting}": sides
+            for setting, sides in by_setting.items()
+            if not reasons[setting]
+        },
     )
-    if not left_out:
-        return answer
-    said = f"left out, because a run diverged: {', '.join(left_out)}"
-    return replace(answer, details=(*answer.details, said))
+    said = [
+        f"left out, because {reason}: {', '.join(s for s in reasons if reasons[s] == reason)}"
+        for reason in dict.fromkeys(filter(None, reasons.values()))
+    ]
+    return replace(answer, details=(*answer.details, *said))
+
+
+def _left_out(ours: BySeed, theirs: BySeed) -> str:
+    """Why the two are not compared, or nothing."""
+    both = [*ours.values(), *theirs.values()]
+    if any(outcome.diverged for outcome in both):
+        return "a run diverged"
+    if both and all(outcome.error >= GUESS - POINTS for outcome in both):
+        return "both only guess"
+    return ""
 
 
 def _answer(topic: str, question: str, pairs: Mapping[str, tuple[BySeed, BySeed]]) -> Answer:
-    details, words = [], []
-    by_outcome: dict[str, list[Word]] = {}
+    details = []
+    words: dict[str, tuple[Word, ...]] = {}
+    n: tuple[int, ...] = ()
     for text, (ours, theirs) in pairs.items():
         found = compare(ours, theirs)
-        words += [compared.word for compared in found.values()]
+        n += tuple(compared.n for compared in found.values())
         for what, compared in found.items():
-            by_outcome.setdefault(what, []).append(compared.word)
+            words[what] = (*words.get(what, ()), compared.word)
         numbers = "; ".join(f"{what} {c.word} ({c.numbers})" for what, c in found.items())
         diverged = [
             f"{len(its)} of {len(side)} runs of the {which} diverged"
@@ -184,17 +204,20 @@ def _answer(topic: str, question: str, pairs: Mapping[str, tuple[BySeed, BySeed]
             if (its := [o for o in side.values() if o.diverged])
         ]
         details.append("; ".join([f"{text}: {numbers}", *diverged]))
-    leads = {what: _lead(its) for what, its in by_outcome.items()}
-    short = "; ".join(f"{what}: {lead}" for what, lead in leads.items())
-    none = "no L at which both end"
-    brief = short if len(set(leads.values())) > 1 else "".join(set(leads.values()))
-    return Answer(topic, question, brief or none, short or none, tuple(details), tuple(words))
+    short = "; ".join(f"{what}: {_lead(its)}" for what, its in words.items())
+    return Answer(topic, question, short or "no L at which both learn", tuple(details), words, n)
 
 
 LEADS: dict[Word, str] = {
     "better": "something, better",
     "worse": "nothing, worse",
     "tie": "nothing, a tie",
+    "undecided": "undecided",
+}
+BRIEF: dict[Word, str] = {
+    "better": "gain",
+    "worse": "harm",
+    "tie": "nothing",
     "undecided": "undecided",
 }
 
@@ -209,11 +232,29 @@ def _lead(words: Sequence[Word]) -> str:
     return f"no one answer: {', '.join(counts)} of {len(words)}"
 
 
-def in_short(noisy: bool, found: Sequence[Answer]) -> str:
-    """All answers in a sentence; where they are one in test error and objective, once."""
-    labels = "a tenth of the labels drawn at random" if noisy else "labels as they are"
-    each = (f"{answer.topic} *{answer.brief}*" for answer in found)
-    return f"What BPGrad's feedback adds ({labels}): {'; '.join(each)}."
+def _brief(words: Sequence[Word]) -> str:
+    kinds = [word for word in BRIEF if word in words]
+    if len(kinds) == 1:
+        return BRIEF[kinds[0]]
+    return ", ".join(f"{BRIEF[word]} in {words.count(word)}" for word in kinds)
+
+
+def in_short(found: Mapping[bool, Sequence[Answer]]) -> str:
+    """All answers in few words, by whether labels are noisy; of the second what differs."""
+    sentences = []
+    before: dict[str, str] = {}
+    for noisy, its in found.items():
+        each = {answer.topic: answer.brief for answer in its}
+        new = [f"{topic} *{brief}*" for topic, brief in each.items() if before.get(topic) != brief]
+        labels = "a tenth of the labels drawn at random" if noisy else "labels as they are"
+        sentences.append(f"with {labels} ({_seeds(its)}): {'; '.join(new) or 'the same'}")
+        before = each
+    return f"What each is worth in test error / objective, {', '.join(sentences)}."
+
+
+def _seeds(its: Sequence[Answer]) -> str:
+    counts = [n for answer in its for n in answer.n] or [0]
+    return f"n = {' to '.join(map(str, sorted({min(counts), max(counts)})))}"
 
 
 def together(found: Mapping[bool, Sequence[Answer]]) -> str:
@@ -225,6 +266,7 @@ def together(found: Mapping[bool, Sequence[Answer]]) -> str:
         for noisy, each in by_labels.items():
             labels = "noisy labels" if noisy else "labels as they are"
             lines.append(f"   - {labels}: **{each.short}.** {'. '.join(each.details)}.")
-        if len({each.words for each in by_labels.values()}) > 1:
+        one, *others = by_labels.values()
+        if any(one.contradicts(other) for other in others):
             lines.append("   - The answer differs with the labels.")
     return "\n".join(lines)

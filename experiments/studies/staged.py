@@ -155,9 +155,11 @@ def train(
     have = found()
     while waiting := ready(have):
         plan = runner.Plan(name, "", "", Experiment(name, "", (), (), ()), pairs(waiting), folder)
-        runner.execute(plan, jobs)
-        have = found()
-        write_meta(folder)
+        try:
+            runner.execute(plan, jobs)
+        finally:  # what has ended counts, of a batch that is cut too
+            if have := found():
+                write_meta(folder)
         if failed := [cell for cell in waiting if cell not in have]:
             raise BPGradError(
                 f"{name}: {len(failed)} of {len(waiting)} runs failed; once that is mended, the "

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import shutil
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bpgrad.errors import ConfigError, RecordError
+from bpgrad.errors import BPGradError, ConfigError, Interrupted, RecordError
 from bpgrad.training.identity import run_name
 from experiments.engine import declaration, runner, studies
-from experiments.studies import feedback
+from experiments.studies import feedback, staged
 from experiments.studies import feedback_answers as answers
 from experiments.studies.feedback import (
     ADAMW,
@@ -217,21 +219,54 @@ def test_a_replay_that_diverged_is_left_out_and_another_arm_counts_as_guessing()
     assert "objective undecided (a run diverged" in numbers
 
 
+def test_what_only_guesses_on_both_sides_is_left_out() -> None:
+    """Two constants are the same on all seeds; where one side learns they are compared."""
+    guessing = {seed: outcome(90.0, 10.0) for seed in SEEDS}
+    pairs = {
+        "L = 1": (guessing, {seed: outcome(89.5, 10.0) for seed in SEEDS}),
+        "L = 2": (guessing, {**guessing, 3: outcome(20.0)}),
+        "L = 3": (series(20.0), shuffled(20.1)),
+        "L = 4": ({}, {}),
+    }
+    found = answers._every_setting(pairs)
+    assert found.words["test error"] == ("undecided", "tie", "undecided")
+    assert found.details[-1] == "left out, because both only guess: L = 1"
+    none = answers._every_setting({"L = 1": pairs["L = 1"]})
+    assert none.brief == none.short == "no L at which both learn"
+
+
 def test_the_page_says_where_the_labels_change_the_answer() -> None:
     text = answers.together({False: five(), True: five(cosine=shuffled(17.0))})
     assert text.count("The answer differs with the labels.") == 2  # of questions 4 and 5
     assert text.count("**Does reacting within an epoch add anything?**") == 1
     assert "The answer differs" not in answers.together({False: five()})
+    # One seed decides nothing, so it contradicts nothing.
+    for arm in ({1: outcome(40.0)}, {}):
+        undecided = dict.fromkeys(("epoch_mean", "constant", "cosine", "linear"), arm)
+        assert "The answer differs" not in answers.together(
+            {False: five(), True: five(scheduled=arm, replayed=arm, **undecided)}
+        )
 
 
 def test_the_opening_has_all_five_answers_in_a_sentence() -> None:
     found = five(constant=shuffled(25.0, 3.0), linear=shuffled(24.0, 0.4))
-    words = answers.in_short(True, found)
-    assert words.startswith("What BPGrad's feedback adds (a tenth of the labels drawn at random): ")
-    assert "; the decay *something, better*; " in words
-    assert [answer.topic in words for answer in found] == [True] * 5
-    assert "*test error: no one answer" in words  # where error and objective differ, both
-    assert len(words.split()) < 90
+    assert answers.in_short({False: found}) == (
+        "What each is worth in test error / objective, with labels as they are (n = 3): "
+        "reacting to its own loss *nothing*; reacting within an epoch *nothing*; "
+        "the decay *gain*; knowing the length of the run "
+        "*harm in 1, nothing in 1 / gain in 1, nothing in 1*; "
+        "feedback beside a schedule *nothing*."
+    )
+
+
+def test_the_opening_says_of_noisy_labels_what_differs() -> None:
+    one = {1: outcome(19.0)}
+    both = answers.in_short({False: five(), True: five(epoch_mean=one)})
+    assert both.endswith(
+        "feedback beside a schedule *nothing*, with a tenth of the labels drawn at random "
+        "(n = 1 to 3): reacting within an epoch *undecided*."
+    )
+    assert answers.in_short({False: five(), True: five()}).endswith("(n = 3): the same.")
 
 
 # -- all of it, small ----------------------------------------------------------------------------
@@ -269,20 +304,27 @@ def test_from_the_first_run_to_the_page(tmp_path: Path, monkeypatch: pytest.Monk
         tmp_path / "checkpoints" / run_name(runs.config(replay)) / "steps/epoch0001.npy"
     )
     assert recorded.tolist() in steps.T.tolist()  # the replay took them, one for one
-    (
-        tmp_path / "checkpoints" / run_name(runs.config(replay.source)) / "steps/epoch0001.npy"
-    ).unlink()
+    series = tmp_path / "checkpoints" / run_name(runs.config(replay.source)) / "steps/epoch0001.npy"
+    series.unlink()
     with pytest.raises(RecordError, match=r"epoch0001.npy: the step sizes of digits/bpgrad/seed2-"):
         feedback.step_sizes(runs.config(replay.source))
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "execute", None)  # no replay waits for them
+        runs.eta(replay.source).unlink()
+        feedback.run(folder, seeds=[1], overrides=given)
+    shutil.rmtree(tmp_path / "results" / "runs" / run_name(runs.config(replay)))
+    feedback.run(folder, seeds=[1], overrides=given)  # one waits: they are made again
+    assert np.array_equal(np.load(runs.eta(replay.source)), recorded)
+    assert series.exists()
 
     assert json.loads((folder / "meta.json").read_text())["computed"]
     declared = declaration.Study("feedback", "the decisive experiment", "feedback")
     place = studies.Place(folder, folder, folder)
     (opening,) = studies.findings("experiments.studies", declared, place)
-    assert opening == answers.in_short(True, five())
+    assert opening == answers.in_short({True: five()})
     text = feedback.show(folder, tmp_path, tmp_path)
     assert text == feedback.show(folder, tmp_path, tmp_path)
-    assert text.startswith(f"- {opening}\n\n1. **Does reacting to one's own loss")
+    assert text.startswith(f"{opening}\n\n1. **Does reacting to one's own loss")
     assert "| (iv) replay | " in text
     rows = list(csv.DictReader((tmp_path / "feedback.csv").open()))
     assert {row["labels"] for row in rows} == {"noisy"}
@@ -292,6 +334,28 @@ def test_from_the_first_run_to_the_page(tmp_path: Path, monkeypatch: pytest.Monk
         assert float(row["test_error"]) == pytest.approx(float(last["val_test_top1_error"]))
         expected = math.log(float(last["fixed_objective"]))
         assert float(row["log_objective"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_batch_that_is_cut_leaves_what_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = Cell(COSINE, 2, 1, noisy=False)
+    found: dict[Cell, Outcome] = {}
+
+    def cut(*_: object) -> int:
+        found[done] = outcome(20.0)
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(runner, "execute", cut)
+    with pytest.raises(Interrupted):
+        staged.train("feedback", tmp_path, lambda: found, lambda _: [done], lambda _: (), 1)
+    assert json.loads((tmp_path / "meta.json").read_text())["computed"]
+    found.clear()
+    monkeypatch.setattr(runner, "execute", lambda *_: 1)
+    empty = tmp_path / "empty"
+    with pytest.raises(BPGradError, match="1 of 1 runs failed"):
+        staged.train("feedback", empty, lambda: found, lambda _: [done], lambda _: (), 1)
+    assert not empty.exists()  # nothing has been computed
 
 
 def test_a_replay_of_a_run_that_diverged_has_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
