@@ -242,9 +242,9 @@ class Runs:
         """The configuration of a run; raises ConfigError, as where a package is missing."""
         key = cell.task, cell.arm.name, cell.full
         if key not in self._base:
-            how = () if cell.full else TUNED
-            given = [f"task={cell.task}", *how, *cell.arm.set, "scale=paper", *self.overrides]
-            self._base[key] = load(given)
+            given = [f"task={cell.task}", *cell.arm.set, "scale=paper", *self.overrides]
+            full = load(given)
+            self._base[key] = full if cell.full else _shortened(load([*TUNED, *given]), full.epochs)
         cfg = deepcopy(self._base[key])
         cfg.solver |= cell.arm.setting(cell.position) | dict(cell.also)
         return replace(cfg, seed=cell.seed)
@@ -302,6 +302,15 @@ class Runs:
             row = [cell.task, cell.arm.name, cell.setting, length, cell.seed, int(outcome.diverged)]
             writer.writerow([*row, *(f"{x:.6g}" for x in numbers), self.name(cell)])
         write_text(path, text.getvalue())
+
+
+def _shortened(cfg: Config, epochs: int) -> Config:
+    """The configuration with its rate's drops at the same parts of a run of so many epochs."""
+    if factors := cfg.solver.get("lr_factors"):
+        cfg.solver["lr_factors"] = {
+            (epoch - 1) * cfg.epochs // epochs + 1: factor for epoch, factor in factors.items()
+        }
+    return cfg
 
 
 COLUMNS = (

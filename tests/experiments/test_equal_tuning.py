@@ -67,6 +67,9 @@ def test_the_middle_of_each_range_is_the_papers_run(tmp_path: Path) -> None:
             assert run_name(full) == run_name(plain)
             tuned = runs.config(cell)
             assert (tuned.epochs, tuned.task["holdout"]) == (30, 0.1)
+            drops = plain.solver.get("lr_factors") or {}
+            expected = {{31: 10, 61: 19}[epoch]: factor for epoch, factor in drops.items()}
+            assert (tuned.solver.get("lr_factors") or {}) == expected
     declared = declaration.load(ROOT / "experiments" / "equal_tuning.yaml")
     assert isinstance(declared, declaration.Study)
     assert declared.seeds == SEEDS
@@ -75,8 +78,8 @@ def test_the_middle_of_each_range_is_the_papers_run(tmp_path: Path) -> None:
 def test_settings_then_multipliers_then_weight_decay_then_seeds() -> None:
     found, batches = run_all("cifar10", likes(3, multipliers=False, decay=0.0))
     its = [[c for c in batch if c.arm is ADAM] for batch in batches]
-    assert [[c.position for c in batch] for batch in its[:3]] == [[0, 1, 2, 3, 4], [3], [3] * 3]
-    assert its[1][0].also == (("lr_multipliers", False),)
+    assert [[c.position for c in batch] for batch in its[:3]] == [[0, 1, 2, 3, 4], [3, 1], [3] * 3]
+    assert {c.also for c in its[1]} == {(("lr_multipliers", False),)}
     assert [dict(c.also)["weight_decay"] for c in its[2]] == [0.0, 5e-5, 5e-3]
     assert all(dict(c.also)["lr_multipliers"] is False for c in its[2])
     chosen = equal_tuning.choice("cifar10", ADAM, found)
@@ -86,6 +89,19 @@ def test_settings_then_multipliers_then_weight_decay_then_seeds() -> None:
         {(2, 2), (2, 3)},  # the paper's and the one chosen
         {(3, 2), (3, 3)},
     ]
+
+
+def test_flipped_multipliers_are_tried_where_most_layers_step_as_far_as_before() -> None:
+    """A tenth of the rate without them; with them ten times the rate, a tenth of L, 100 ε."""
+    values = {}
+    for arm in ARMS["cifar10"]:
+        best = Cell("cifar10", arm, 2, 1)
+        same, moved = equal_tuning.flipped(arm, best)
+        assert same.position == 2
+        (key,) = arm.setting(2)
+        values[arm.name] = arm.setting(moved.position)[key] / arm.setting(2)[key]
+    tenth, others = pytest.approx(0.1), ("Adagrad", "RMSProp", "Adam", "Eve", "SGD")
+    assert values == {**dict.fromkeys(others, tenth), OURS: tenth, "Adadelta": pytest.approx(100)}
 
 
 def test_a_best_at_an_end_adds_one_and_a_net_without_multipliers_has_no_such_stage() -> None:
@@ -134,6 +150,7 @@ def test_what_the_page_says() -> None:
     errors = [o.held_out for c, o in found.items() if c.arm is ADAM and c.seed == 1 and not c.also]
     best, more = f"{min(errors):.2f}", f"{min(errors) + 0.1:.2f}"
     assert f"| Adam | {more} | {best} | {more} | {more} | {best} | {more} |" in effects
+    assert "multipliers" not in equal_tuning._effects("mnist", run_all("mnist", result)[0])
     assert equal_tuning.words({"cifar10": {}}) == "Not all of the tuning has been run."
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from bpgrad.errors import ConfigError
 from bpgrad.suite import RIVALS
-from bpgrad.training.config import CONFIG_DIR, load
+from bpgrad.training.config import CONFIG_DIR, Config, load
 from bpgrad.training.trainer import train
 from experiments.engine import declaration, runner
 from experiments.studies import rivals, staged
@@ -94,6 +94,27 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
     assert str(caught.value).endswith("; pip install 'bpgrad[rivals]'")
 
 
+def test_a_package_of_another_version_is_refused_and_1_0_is_1_0_0(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain = load(["task=digits"])
+
+    def config(self: staged.Runs, cell: Cell) -> Config:
+        file = CONFIG_DIR / f"{cell.arm.set[0].replace('=', '/')}.yaml"
+        source = yaml.safe_load(file.read_text()).get("source", "")
+        return replace(plain, solver={"source": source})
+
+    sources = [yaml.safe_load(file.read_text()).get("source", "") for file in FILES]
+    pinned = dict(source.split() for source in sources if source)
+    monkeypatch.setattr(staged.Runs, "config", config)
+    monkeypatch.setattr(rivals, "find_spec", lambda module: module)
+    monkeypatch.setattr(rivals, "version", {**pinned, "sps-safe": "1.0.0"}.get)
+    rivals._runs(tmp_path, [])
+    monkeypatch.setattr(rivals, "version", {**pinned, "momo-opt": "0.1.1"}.get)
+    with pytest.raises(ConfigError, match=r"momo-opt 0\.1\.1 is installed, .* of 0\.1\.0: pip"):
+        rivals._runs(tmp_path, [])
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_each_as_its_package_ships_it(file: Path, tmp_path: Path) -> None:
     """Driven through the protocols of any solver; without its package there is nothing to see."""
@@ -150,34 +171,40 @@ def series(error: float, shift: int = 0) -> dict[int, Outcome]:
     return {seed: outcome(error + NOISE[(seed + shift) % 3]) for seed in (1, 2, 3)}
 
 
-def judged(ours: float = 20.0, task: str = "cifar10", **others: float) -> rivals.Judged:
-    outcomes = {BPGRAD: series(ours), SCHEDULED: series(ours + 5)}
-    errors = {SGD: ours + 3, "MoMo": ours + 3, **others}
-    outcomes |= {name: series(error, shift=1) for name, error in errors.items()}
-    return rivals.judge(task, outcomes, {name: outcomes[name][1] for name in (BPGRAD, SCHEDULED)})
+def judge(outcomes: dict[str, dict[int, Outcome]], task: str = "cifar10") -> rivals.Judged:
+    return rivals.judge(task, outcomes, {name: its[1] for name, its in outcomes.items()})
 
 
-def test_yes_if_better_than_every_rival_or_tied_with_it() -> None:
-    found = judged(MoMo=20.1)
-    assert (found.answer, found.version) == ("yes", BPGRAD)
-    assert found.why.startswith(f"Better than {SGD} (")
-    assert "Ties with MoMo" in found.why
+def arms(ours: float = 20.0, **others: float) -> dict[str, dict[int, Outcome]]:
+    errors = {SGD: ours + 3, "MoMo": ours + 4, **others}
+    return {
+        **{BPGRAD: series(ours), SCHEDULED: series(ours + 5)},
+        **{name: series(error, shift=1) for name, error in errors.items()},
+    }
 
 
-def test_no_if_one_rival_is_better() -> None:
-    found = judged(MoMo=18.0)
-    assert found.answer == "no"
-    assert found.why.startswith("It is beaten, after Holm, by MoMo (+2.00 points")
+def test_yes_if_better_than_the_rival_that_held_out_images_put_first() -> None:
+    found = judge(arms())
+    assert (found.answer, found.version, found.rival) == ("yes", BPGRAD, SGD)
+    assert found.why.startswith(f"Against {SGD}: better (-3.")
+    assert found.why.endswith("The others, uncorrected: better than MoMo.")
+    # Better than another is none of its concern.
+    chosen = arms()
+    chosen["MoMo"][1] = outcome(24.0, held_out=19.0)
+    assert judge(chosen).rival == "MoMo"
 
 
-def test_as_good_as_any_if_it_ties_with_all_of_them() -> None:
-    same = {SGD: 20.1, "MoMo": 19.9}
-    outcomes = {BPGRAD: series(20.0), SCHEDULED: series(25.0)}
-    outcomes |= {name: series(error, 1) for name, error in same.items()}
-    held_out = {name: outcomes[name][1] for name in (BPGRAD, SCHEDULED)}
-    assert rivals.judge("cifar10", outcomes, held_out).answer == "as good as any"
+def test_no_if_that_rival_is_better() -> None:
+    found = judge(arms(MoMo=18.0))
+    assert (found.answer, found.rival) == ("no", "MoMo")
+    assert found.why.startswith("Against MoMo: worse (+2.00 points")
+
+
+def test_as_good_as_the_best_if_they_tie() -> None:
+    same = arms(MoMo=19.9, **{SGD: 20.1})
+    assert judge(same).answer == "as good as the best"
     # The same differences are none that tie on MNIST, where errors are of about 1 %.
-    assert rivals.judge("mnist", outcomes, held_out).answer != "as good as any"
+    assert judge(same, "mnist").answer != "as good as the best"
 
 
 def test_undecided_if_the_seeds_differ_by_more_than_the_solvers() -> None:
@@ -186,7 +213,7 @@ def test_undecided_if_the_seeds_differ_by_more_than_the_solvers() -> None:
         SCHEDULED: series(30.0),
         "MoMo": {1: outcome(24.0), 2: outcome(21.0), 3: outcome(25.0)},
     }
-    found = rivals.judge("cifar10", outcomes, {n: outcomes[n][1] for n in (BPGRAD, SCHEDULED)})
+    found = judge(outcomes)
     assert found.answer == "undecided"
     assert "needs n = " in found.why
 
@@ -194,6 +221,7 @@ def test_undecided_if_the_seeds_differ_by_more_than_the_solvers() -> None:
 def test_the_version_is_chosen_by_held_out_images_not_by_the_test_set() -> None:
     outcomes = {BPGRAD: series(20.0), SCHEDULED: series(25.0), "MoMo": series(30.0, 1)}
     held_out = {BPGRAD: outcome(20.0, held_out=22.0), SCHEDULED: outcome(25.0, held_out=21.0)}
+    held_out["MoMo"] = outcome(30.0)
     assert rivals.judge("cifar10", outcomes, held_out).version == SCHEDULED
 
 
@@ -216,7 +244,7 @@ def test_the_answer_in_words() -> None:
     either = "with(out)? a cosine"
     assert re.match(
         r"\*\*Is there any task here on which BPGrad is what you should take\? Yes: CIFAR-10, "
-        rf"with a cosine\. No: MNIST, {either}\.\*\*",
+        rf"with a cosine, against .*\. No: MNIST, {either}, against SGD \(.*\)\.\*\*",
         text,
     ), text
     assert "Few seeds: n = 3." in text
