@@ -71,10 +71,11 @@ class ProgressBar:
         self._pending, self._last = 0, time.perf_counter()
         if self._bar:
             self._bar.update(
-                self._task, completed=self.done, description=f"epoch {epoch}", rate=f"{rate:.0f}"
+                self._task, completed=self.done, description=f"epoch {epoch}", rate=_digits(rate)
             )
         else:
-            self.say(f"epoch {epoch}  iteration {self.done}/{self.total}  {rate:.0f} images/s")
+            place = f"epoch {epoch}  iteration {self.done}/{self.total}"
+            self.say(f"{place}  {_digits(rate)} images/s")
 
     def eta(self) -> str:
         """The remaining time, from the rate since this start, evaluation and logging included."""
@@ -84,7 +85,11 @@ class ProgressBar:
         return time.strftime("%H:%M:%S", time.gmtime(seconds * (self.total - self.done)))
 
     def say(self, line: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the bar where there is one; the next rate begins here.
+
+        What an epoch has come to is said after its evaluation, whose time is not training's.
+        """
+        self._pending, self._last = 0, time.perf_counter()
         if not self._show or _quiet:
             return
         if self._bar:
@@ -134,4 +139,8 @@ def epoch_line(
             if f"{phase}_{name}" in row and not metric.detail
         ]
         parts.append(" ".join([short_phase(cfg.task["name"], f"{phase}_"), *shown]))
-    return "  ".join([*parts, f"{timing['images_per_second']:.0f} images/s", f"ETA {eta}"])
+    return "  ".join([*parts, f"{_digits(timing['images_per_second'])} images/s", f"ETA {eta}"])
+
+
+def _digits(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
