@@ -224,9 +224,13 @@ class _Page:
             yield f'<table class="results sortable"><caption>{table.title}</caption>'
             heads = "".join(f"<th>{escape(h)}</th>" for h in ("solver", "seeds", *table.columns))
             yield f"<thead><tr>{heads}</tr></thead><tbody>"
+            lists = []
             for row in table.rows:
-                yield self._row(table, row, "" if one_color else styles[row.solver].color)
+                name = f"runs{next(self._ids)}" if len(row.runs) > 1 else ""
+                yield self._row(row, "" if one_color else styles[row.solver].color, name)
+                lists += [self._runs_of(table, row, name)] if name else []
             yield "</tbody></table></div>"
+            yield from lists
 
     def _pictures_of(self, comparison: Comparison) -> Iterator[str]:
         """Links to what the models do, folded; of runs that several sections show, in the first."""
@@ -244,33 +248,33 @@ class _Page:
             yield f"<p>{escape(who)}: {', '.join(links)}</p>"
         yield "</details>"
 
-    def _row(self, table: Grid, row: Row, color: str) -> str:
+    def _row(self, row: Row, color: str, popover: str) -> str:
         swatch = f'<span class="swatch" style="background:{color}"></span>' if color else ""
-        seeds = Cell(str(len(row.runs)), len(row.runs), ("",) * len(row.runs))
-        titles = ("seeds", *table.columns)
-        cells = "".join(
-            self._cell(f"{table.title}, {row.solver}: {title}", cell, row.runs)
-            for title, cell in zip(titles, (seeds, *row.cells), strict=True)
-        )
+        seeds = Cell(str(len(row.runs)), len(row.runs), ())
+        cells = "".join(self._cell(cell, row.runs, popover) for cell in (seeds, *row.cells))
         return f'<tr><th scope="row">{swatch}{escape(row.solver)}</th>{cells}</tr>'
 
-    def _cell(self, title: str, cell: Cell, runs: Sequence[Run]) -> str:
-        """A number that leads to its run, or opens the list of its runs."""
+    def _cell(self, cell: Cell, runs: Sequence[Run], popover: str) -> str:
+        """A number that leads to its run, or opens the table of its runs."""
         text = f"<b>{cell.text}</b>" if cell.best else cell.text
-        if len(runs) == 1:
-            inner = f'<a href="{self._link(runs[0])}">{text}</a>'
+        if popover:
+            inner = f'<button type="button" popovertarget="{popover}">{text}</button>'
         else:
-            name = f"runs{next(self._ids)}"
-            items = "".join(
-                f'<li><a href="{self._link(run)}">seed {run.seed}</a>{": " if v else ""}{v}</li>'
-                for run, v in zip(runs, cell.values, strict=True)
-            )
-            inner = (
-                f'<button type="button" popovertarget="{name}">{text}</button>'
-                f'<div id="{name}" popover><b>{escape(title)}</b><ul>{items}</ul></div>'
-            )
+            inner = f'<a href="{self._link(runs[0])}">{text}</a>'
         paper = cell.paper and f'<span class="paper">paper {cell.paper}, {cell.difference}</span>'
         return f'<td data-value="{cell.value:.6g}">{inner}{paper}</td>'
+
+    def _runs_of(self, table: Grid, row: Row, name: str) -> str:
+        """What a row's numbers open: those of each run, a line a column; links to the runs."""
+        links = (f'<a href="{self._link(run)}">seed {run.seed}</a>' for run in row.runs)
+        heads = "".join(f'<th scope="col">{link}</th>' for link in links)
+        lines = []
+        for title, cell in zip(table.columns, row.cells, strict=True):
+            values = "".join(f"<td>{value}</td>" for value in cell.values)
+            lines.append(f'<tr><th scope="row">{escape(title)}</th>{values}</tr>')
+        caption = f"<caption>{escape(f'{table.title}, {row.solver}')}</caption>"
+        body = f"<tr><th></th>{heads}</tr>{''.join(lines)}"
+        return f'<div id="{name}" popover><table>{caption}{body}</table></div>'
 
     def _provenance(self, section: Section) -> Iterator[str]:
         runs = [run for c in section.comparisons for run in c.runs if len(run.rows)]

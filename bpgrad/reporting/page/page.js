@@ -45,6 +45,18 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// A number opens the table of its runs, at its own line.
+for (const button of document.querySelectorAll("[popovertarget]")) {
+  button.addEventListener("click", () => {
+    const list = button.popoverTargetElement;
+    const lines = [...list.querySelectorAll("tr")];
+    const asked = button.closest("td").cellIndex - 1; // after the solver's name
+    lines.forEach((line, k) => line.classList.toggle("asked", k > 0 && k === asked));
+    const half = () => (list.clientHeight - lines[asked].clientHeight) / 2;
+    requestAnimationFrame(() => { list.scrollTop = lines[asked].offsetTop - half(); });
+  });
+}
+
 // Claims: a button chooses an outcome, the field those that hold a text; an address opens its claim.
 const claims = [...document.querySelectorAll(".claims > li")];
 for (const group of document.querySelectorAll(".filter")) {

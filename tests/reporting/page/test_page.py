@@ -102,17 +102,25 @@ def test_what_a_record_says_is_escaped(where: str, tmp_path: Path) -> None:
 
 
 def test_every_number_leads_to_the_runs_behind_it(document: Document, tmp_path: Path) -> None:
+    """To the run itself, or to the table of the runs, one for each solver."""
     page = render(document, tmp_path)
+    found = re.findall(r'<div id="([^"]+)" popover>(.*?)</div>', page, flags=re.DOTALL)
+    tables = dict(found)
     rows = re.findall(r'<tr><th scope="row">.*?</tr>', page, flags=re.DOTALL)
+    rows = [row for row in rows if "data-value" in row]
     assert len(rows) == 3 + 1
+    assert len(tables) == len(found) == 3
     for row in rows:
         for cell in re.findall(r"<td.*?</td>", row, flags=re.DOTALL):
-            links = re.findall(r'href="(runs/[^"]+)"', cell)
+            opened = re.search(r'popovertarget="([^"]+)"', cell)
+            links = re.findall(r'href="(runs/[^"]+)"', tables[opened[1]] if opened else cell)
             assert len(links) == (1 if "cifar10" in cell else 3)
             assert all((tmp_path / unquote(link)).is_file() for link in links)
-    # of three seeds each value stands beside the link to its run
-    assert "seed 1</a>: 13.47" in rows[0]
+    # of three seeds each value stands below the link to its run
     assert "13.47 ± 0.13" in rows[0]
+    (_, first), *_ = found
+    assert re.findall(r">seed (\d)</a>", first) == ["0", "1", "2"]
+    assert '<th scope="row">test top-1 error (%)</th><td>13.33</td><td>13.47</td>' in first
 
 
 def test_the_papers_value_and_the_difference_stand_below_ours(

@@ -211,7 +211,8 @@ def test_what_a_narrow_screen_cuts_off_fades(tab: Page, path: Path) -> None:
 def test_a_section_shows_no_table(tab: Page, path: Path) -> None:
     tab.open(path, width=1280)
     tables = "[...document.querySelectorAll('#figure7 table, #study table')]"
-    assert tab.evaluate(f"{tables}.length") == 5  # two of them of records
+    # Two of results, one of the study, two of records, and what three solvers' numbers open.
+    assert tab.evaluate(f"{tables}.length") == 5 + 3
     assert tab.evaluate(f"{tables}.filter(t => t.checkVisibility()).length") == 0
 
 
@@ -263,11 +264,20 @@ def test_the_search_in_the_plane_stays_alive_and_says_why_it_ends(
     assert tab.complaints() == []
 
 
-def test_a_mean_opens_the_list_of_its_runs(tab: Page, path: Path) -> None:
+def test_a_mean_opens_the_table_of_its_runs_at_its_line(tab: Page, path: Path) -> None:
     tab.open(path, width=375)
     tab.evaluate(UNFOLD)
-    button = "document.querySelector('#figure7 td button')"
+    button = "document.querySelectorAll('#figure7 td button')[2]"  # after the seeds and a metric
     tab.evaluate(f"{button}.click()")
+    lines = "[...document.querySelector(':popover-open').querySelectorAll('tr')]"
+    heads = tab.evaluate(f"{HEADS}.length")
+    assert tab.evaluate(f"{lines}.length") == heads - 1  # without the solver's
+    (asked,) = tab.evaluate(f"{lines}.filter(l => l.className === 'asked').map(l => l.innerText)")
+    title, *values = asked.split("\t")
+    assert title == tab.evaluate(f"{HEADS}[3].innerText").replace("\n", " ")
+    mean = float(tab.evaluate(f"{button}.innerText").split()[0])
+    assert len(values) == 3
+    assert sum(map(float, values)) / 3 == pytest.approx(mean, rel=1e-3)
     links = tab.evaluate(
         "[...document.querySelector(':popover-open').querySelectorAll('a')].map(a => a.href)"
     )
