@@ -162,6 +162,7 @@ def _reproduce_study(suite: Suite, study: Study, options: argparse.Namespace) ->
         raise ConfigError(f"--add and --tune: {study.name} is a study, not a comparison of solvers")
     if options.scale != "paper":
         raise ConfigError(f"--scale {options.scale}: {study.name} is a study, which has one size")
+    declaration.refuse_overrides(options.set, declaration.DECLARED, "--set")
     place = studies.place_of(study, options.set, compute=bool(options.seeds))
     asked = suite.studies, study, place, options.seeds, options.set, options.jobs
     if options.dry_run:

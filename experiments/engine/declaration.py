@@ -17,6 +17,7 @@ SHOWS = (
     *("epochs", "table", "objective", "step_size", "grad_norm", "certificate", "variants"),
     "sweep",
 )
+DECLARED = ("task", "solver", "seed", "scale")  # what no override of an experiment may set
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def _check_values(experiment: Experiment) -> None:
         raise ConfigError(f"fluctuation: {experiment.fluctuation}: must be at least 2 epochs, or 0")
     if experiment.shows not in SHOWS:
         raise ConfigError(unknown(f"shows: {experiment.shows}", SHOWS))
-    refuse_overrides(experiment.set, ("task", "solver", "seed", "scale"), "set:")
+    refuse_overrides(experiment.set, DECLARED, "set:")
     for solver in experiment.solvers:
         refuse_overrides(solver.set, ("task", "seed", "scale"), f"{solver.label}: set:")
         if sum(override.startswith("solver=") for override in solver.set) != 1:

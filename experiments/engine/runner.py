@@ -22,7 +22,7 @@ from bpgrad.training.cli import one_line
 from bpgrad.training.config import Config, check_seed, load, task_class
 from bpgrad.training.identity import describe, run_name
 from bpgrad.training.signatures import unknown
-from experiments.engine.declaration import Experiment, PlannedRun, refuse_overrides
+from experiments.engine.declaration import DECLARED, Experiment, PlannedRun, refuse_overrides
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def prepare(
     """
     if experiment.needs:
         raise ConfigError(f"{experiment.name} cannot run yet; it needs {experiment.needs}")
-    refuse_overrides(overrides, ("task", "solver", "seed", "scale"), "--set")
+    refuse_overrides(overrides, DECLARED, "--set")
     scale = scale or experiment.scale
     runs = []
     changes: dict[str, None] = {}

@@ -94,6 +94,15 @@ def test_other_settings_do_not_touch_the_declared_results(folder: Path) -> None:
     assert Path("elsewhere/tables/toy.csv").exists()
 
 
+@pytest.mark.parametrize("override", ["solver=adam", "+task=mnist", "seed=3", "scale=smoke"])
+def test_what_a_study_sets_itself_cannot_be_set(folder: Path, override: str) -> None:
+    """It would be the same for all that the study compares."""
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(ConfigError, match=r"^--set .*: the experiment sets "):
+            main(["toy", *more, "--set", override])
+    assert not Path("results").exists()
+
+
 def test_a_study_has_no_scale(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--scale smoke: toy is a study, which has one size$"):
         main(["toy", "--scale", "smoke"])
