@@ -208,6 +208,18 @@ def test_what_a_narrow_screen_cuts_off_fades(tab: Page, path: Path) -> None:
         assert tab.evaluate(fade.format(".picture.small")) == "0px"
 
 
+def test_a_solver_s_name_stays_while_its_numbers_are_scrolled(tab: Page, path: Path) -> None:
+    tab.open(path, width=375)
+    tab.evaluate(UNFOLD)
+    where = "document.querySelector('#figure7 .results tbody th').getBoundingClientRect().left"
+    before = tab.evaluate(where)
+    moved = "const box = document.querySelector('#figure7 .results').parentElement"
+    assert (
+        tab.evaluate(f"(() => {{ {moved}; box.scrollLeft = 200; return box.scrollLeft; }})()") > 0
+    )
+    assert tab.evaluate(where) == pytest.approx(before, abs=1)
+
+
 def test_a_section_shows_no_table(tab: Page, path: Path) -> None:
     tab.open(path, width=1280)
     tables = "[...document.querySelectorAll('#figure7 table, #study table')]"
